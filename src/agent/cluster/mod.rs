@@ -1,0 +1,110 @@
+//! The member cluster as the agent sees it: a port, implemented over kube and by the simulator.
+//!
+//! Owns: what can be asked of a member and how it says no. Must never: decide what to apply or remove.
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde_json::Value;
+
+use crate::model::{GroupVersionKind, ObjectRef, Resources, Uid, cluster::Facts, demand::Taint};
+
+/// Field manager of every write.
+pub const FIELD_MANAGER: &str = "hanse";
+/// Label on every object we made: the uid of its Application. Ownership is by this uid, never by name.
+pub const OWNER_LABEL: &str = "hanse.dev/application-uid";
+/// Annotation (RFC 3339 time) on an object or its namespace that stops our writes until then.
+pub const PAUSED_UNTIL: &str = "hanse.dev/paused-until";
+/// ServiceAccount that the agent impersonates in each namespace.
+pub const EXECUTOR: &str = "hanse-executor";
+
+#[async_trait]
+pub trait Cluster: Send + Sync + 'static {
+    /// Server-side apply (forced, field manager [`FIELD_MANAGER`]) as the executor of `namespace`. Answers with the
+    /// object as the member stored it. The namespace of a cluster-scoped object is ignored.
+    async fn apply(&self, namespace: &str, object: &Value) -> Result<Value, Rejection>;
+
+    /// As the agent itself; `None` where there is no such object.
+    async fn get(&self, object: &ObjectRef) -> Result<Option<Value>, Rejection>;
+
+    /// Deletes as the executor of `namespace`, only while the object has this uid; background propagation.
+    async fn delete(&self, namespace: &str, object: &ObjectRef, uid: &Uid) -> Result<Deletion, Rejection>;
+
+    /// Makes the namespace where it is missing (labelled as ours), and in it the executor ServiceAccount and its
+    /// RoleBinding. Refuses namespaces of the system.
+    async fn ensure_namespace(&self, namespace: &str) -> Result<(), Rejection>;
+
+    /// Everything of this kind that carries [`OWNER_LABEL`]. Reconnects by itself; begins, and begins again after a
+    /// gap, with a [`Live::Reset`].
+    fn watch(&self, gvk: &GroupVersionKind) -> BoxStream<'static, Live>;
+
+    /// Nodes and pods of the whole cluster.
+    fn watch_capacity(&self) -> BoxStream<'static, Capacity>;
+
+    async fn facts(&self) -> Result<Facts, Rejection>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// It is gone, or was not there, or the name now belongs to an object with another uid.
+    Gone,
+    /// It has finalizers: it will go, and the watch will say so.
+    Pending,
+}
+
+/// The member's no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Rejection {
+    /// A stable CamelCase word: Kubernetes' own (`Forbidden`, `Invalid`, `NotFound`, …), or `Unreachable`,
+    /// `KindUnknown`, `ProtectedNamespace`.
+    pub reason: String,
+    pub message: String,
+}
+
+/// What a watch on one kind tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Live {
+    /// All there is, as of now. Only after this does an absent object count as absent.
+    Reset(Vec<Value>),
+    Applied(Value),
+    Deleted(ObjectRef),
+}
+
+/// What the capacity watch tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Capacity {
+    NodesReset(Vec<NodeFacts>),
+    Node(NodeFacts),
+    NodeGone(String),
+    PodsReset(Vec<PodFacts>),
+    Pod(PodFacts),
+    PodGone { namespace: String, name: String },
+}
+
+/// A node, as far as placement can see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeFacts {
+    pub name: String,
+    pub allocatable: Resources,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+    /// Ready and not cordoned.
+    pub schedulable: bool,
+}
+
+/// A pod, as far as capacity and health can see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodFacts {
+    pub namespace: String,
+    pub name: String,
+    /// Empty until it is bound.
+    pub node: String,
+    pub requests: Resources,
+    /// Succeeded or Failed: holds no room.
+    pub finished: bool,
+    pub ready: bool,
+    /// The workload it belongs to: a Deployment found through its ReplicaSet's name, else the controller itself.
+    pub workload: Option<ObjectRef>,
+    /// Why it does not run, in the member's words: `ImagePullBackOff: …`, `FailedScheduling: …`, `CrashLoopBackOff: …`.
+    pub trouble: Option<String>,
+}

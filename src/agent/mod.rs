@@ -1,0 +1,3 @@
+//! The agent: acts in one member cluster, on its own slice only.
+
+pub mod cluster;

@@ -1,0 +1,2 @@
+//! The arrows: every step of an Application's life as one pure function from values to values.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]

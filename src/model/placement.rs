@@ -1,0 +1,99 @@
+//! The decision: component → cluster → replicas, with the reasons.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    object::{ObjectName, Uid},
+    work::Removal,
+};
+
+/// Where one Application runs. Stored as a head and chunks of at most [`ROWS_PER_CHUNK`] rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    pub application: ObjectName,
+    pub application_uid: Uid,
+    /// Counts the decisions for this Application.
+    pub decision: u64,
+    /// In order of cluster name, then uid.
+    pub rows: Vec<Row>,
+    /// Clusters that got nothing, each with its reason; in order of cluster name.
+    pub refusals: Vec<Refusal>,
+    /// Components that could not be placed, with what was missing. Their previous rows are kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unplaced: BTreeMap<String, String>,
+}
+
+pub const ROWS_PER_CHUNK: usize = 256;
+
+/// One cluster's part. A row whose components are empty only carries removals, and goes when they are confirmed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    pub cluster: Uid,
+    pub cluster_name: String,
+    /// Counts per (application uid, cluster uid); only ever goes up.
+    pub generation: u64,
+    /// Name of the ApplicationRevision that this cluster is to run.
+    pub revision: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, Share>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removals: Vec<Removal>,
+}
+
+/// What one component gets in one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Share {
+    /// Absent where the component has no replicas to count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// One sentence with the figures it was decided from.
+    pub reason: String,
+}
+
+/// Why a cluster got nothing: a typed reason with one stable message.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    pub cluster: Uid,
+    pub cluster_name: String,
+    pub component: String,
+    pub why: Why,
+}
+
+/// The stable words of "no". `Display` gives the message people read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "reason", rename_all_fields = "camelCase")]
+pub enum Why {
+    #[error("not accepted by the hub")]
+    NotAccepted,
+    #[error("is being deleted")]
+    Deleting,
+    #[error("cordoned")]
+    Cordoned,
+    #[error("its agent is silent")]
+    Silent,
+    #[error("not among the named clusters")]
+    NotNamed,
+    #[error("its labels do not match {selector}")]
+    SelectorMismatch { selector: String },
+    #[error("has not reported its capacity yet")]
+    NoSketch,
+    #[error("room for {room} of {wanted} replicas: {scarce}")]
+    NoRoom { room: u32, wanted: u32, scarce: String },
+    #[error("{other} took it: {detail}")]
+    OutScored { other: String, detail: String },
+}
+
+/// One value set in a manifest for one cluster, so that clusters share bytes though their replicas differ.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Patch {
+    /// RFC 6901.
+    pub pointer: String,
+    pub value: Value,
+}

@@ -1,0 +1,76 @@
+//! An immutable snapshot of an Application and all it was rendered to.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    demand::Demand,
+    digest::Digest,
+    object::{ObjectName, ObjectRef, Uid},
+};
+
+/// Rendered once, stored, never re-rendered by a later binary (a new hub version must not restart the fleet).
+/// Stored in `spec` of the ApplicationRevision object named `<application>-v<number>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revision {
+    pub application: ObjectName,
+    pub application_uid: Uid,
+    pub number: u64,
+    /// Digest of the Application's `spec` that was rendered: an unchanged spec makes no new revision.
+    pub spec_digest: Digest,
+    /// Blob of the Application itself (metadata name, namespace, labels, annotations and spec), carried by every
+    /// work so that a lost hub can be rebuilt from its agents.
+    pub application_blob: Digest,
+    pub components: Vec<RenderedComponent>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RenderedComponent {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// In the order in which they are applied; the workload first.
+    pub manifests: Vec<RenderedManifest>,
+    /// Of the workload; absent where it runs no pods that placement could count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<Demand>,
+    /// Where the workload's replicas stand; absent where it has none (a Job, a ConfigMap).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<ReplicasAt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenderedManifest {
+    pub object: ObjectRef,
+    /// Address of the manifest's bytes (compact JSON with sorted keys).
+    pub blob: Digest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicasAt {
+    /// Index into `manifests`.
+    pub manifest: usize,
+    /// JSON pointer in that manifest: `/spec/replicas`.
+    pub pointer: String,
+    /// What the manifest says, or the kind's default of 1.
+    pub count: u32,
+}
+
+/// What rendering yields before anything is stored: manifests as values.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rendered {
+    pub components: Vec<RenderedObjects>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RenderedObjects {
+    pub name: String,
+    pub type_: String,
+    /// In the order in which they are applied; the workload first.
+    pub objects: Vec<Value>,
+    pub demand: Option<Demand>,
+    pub replicas: Option<ReplicasAt>,
+}

@@ -1,0 +1,46 @@
+//! Join tokens: `hub.hanse.dev/v1alpha1 JoinToken`. The secret itself is never stored, only its digest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{digest::Digest, object::Metadata, time::Timestamp};
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JoinToken {
+    pub metadata: Metadata,
+    pub spec: JoinTokenSpec,
+    pub status: JoinTokenStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct JoinTokenSpec {
+    /// SHA-256 of the secret, hex.
+    pub secret_digest: Option<Digest>,
+    /// The only name that may join with it; empty leaves the choice to the member.
+    pub cluster: String,
+    /// May take the place of a Cluster of that name, which then gets a new uid.
+    pub replace: bool,
+    /// Accepts the cluster at once, without an admin's yes.
+    pub auto_approve: bool,
+    pub expires_at: Option<Timestamp>,
+    /// Labels for the new Cluster: the hub's, not the agent's.
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct JoinTokenStatus {
+    /// Set on first use; from then on only the same key may ask again with it, to fetch its answer.
+    pub used_by: Option<UsedBy>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct UsedBy {
+    pub cluster: String,
+    pub key_fingerprint: String,
+    pub at: Option<Timestamp>,
+}

@@ -1,0 +1,1 @@
+//! Second implementation of every port, and the scenario runner.

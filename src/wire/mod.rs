@@ -1,0 +1,1 @@
+//! Generated protobuf types, and the only conversions between them and `model`.
