@@ -1,1 +1,40 @@
-//! One file per command.
+//! The command line: one file per command, each an `Args` and a `run`.
+//!
+//! Owns: flags, exit codes and what is printed. Must never: decide anything that another surface would have to
+//! decide again.
+//!
+//! Exit codes: 0 done, 1 the thing asked for failed or was refused, 2 usage.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Multi-cluster federation: one Application, many clusters, placed by capacity.
+#[derive(Parser)]
+#[command(name = "hanse", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {}
+
+/// The process's main function: parses, runs, and turns an error into one readable line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    runtime.block_on(run(cli.command)).unwrap_or_else(|error| fail(&error))
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {}
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
