@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
-use crate::model::{GroupVersionKind, ObjectRef, Resources, Uid, cluster::Facts, demand::Taint};
+use crate::model::{GroupVersionKind, NodeFacts, ObjectRef, PodFacts, Uid, cluster::Facts};
 
 /// Field manager of every write.
 pub const FIELD_MANAGER: &str = "hanse";
@@ -30,8 +30,8 @@ pub trait Cluster: Send + Sync + 'static {
     async fn delete(&self, namespace: &str, object: &ObjectRef, uid: &Uid) -> Result<Deletion, Rejection>;
 
     /// Makes the namespace where it is missing (labelled as ours), and in it the executor ServiceAccount and its
-    /// RoleBinding. Refuses namespaces of the system.
-    async fn ensure_namespace(&self, namespace: &str) -> Result<(), Rejection>;
+    /// RoleBinding. Refuses namespaces of the system. Writes nothing where all is there.
+    async fn ensure_namespace(&self, namespace: &str) -> Result<NamespaceFacts, Rejection>;
 
     /// Everything of this kind that carries [`OWNER_LABEL`]. Reconnects by itself; begins, and begins again after a
     /// gap, with a [`Live::Reset`].
@@ -61,6 +61,13 @@ pub struct Rejection {
     pub message: String,
 }
 
+/// A namespace that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespaceFacts {
+    /// Its annotation [`PAUSED_UNTIL`], as it stands.
+    pub paused_until: Option<String>,
+}
+
 /// What a watch on one kind tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Live {
@@ -79,32 +86,4 @@ pub enum Capacity {
     PodsReset(Vec<PodFacts>),
     Pod(PodFacts),
     PodGone { namespace: String, name: String },
-}
-
-/// A node, as far as placement can see it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NodeFacts {
-    pub name: String,
-    pub allocatable: Resources,
-    pub labels: std::collections::BTreeMap<String, String>,
-    pub taints: Vec<Taint>,
-    /// Ready and not cordoned.
-    pub schedulable: bool,
-}
-
-/// A pod, as far as capacity and health can see it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PodFacts {
-    pub namespace: String,
-    pub name: String,
-    /// Empty until it is bound.
-    pub node: String,
-    pub requests: Resources,
-    /// Succeeded or Failed: holds no room.
-    pub finished: bool,
-    pub ready: bool,
-    /// The workload it belongs to: a Deployment found through its ReplicaSet's name, else the controller itself.
-    pub workload: Option<ObjectRef>,
-    /// Why it does not run, in the member's words: `ImagePullBackOff: …`, `FailedScheduling: …`, `CrashLoopBackOff: …`.
-    pub trouble: Option<String>,
 }

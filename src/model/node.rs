@@ -1,0 +1,33 @@
+//! Nodes and pods, as far as capacity and health can see them.
+
+use std::collections::BTreeMap;
+
+use super::{demand::Taint, object::ObjectRef, quantity::Resources};
+
+/// A node, as far as placement can see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeFacts {
+    pub name: String,
+    pub allocatable: Resources,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+    /// Ready and not cordoned.
+    pub schedulable: bool,
+}
+
+/// A pod, as far as capacity and health can see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodFacts {
+    pub namespace: String,
+    pub name: String,
+    /// Empty until it is bound.
+    pub node: String,
+    pub requests: Resources,
+    /// Succeeded or Failed: holds no room.
+    pub finished: bool,
+    pub ready: bool,
+    /// The workload it belongs to: a Deployment found through its ReplicaSet's name, else the controller itself.
+    pub workload: Option<ObjectRef>,
+    /// Why it does not run, in the member's words: `ImagePullBackOff: …`, `FailedScheduling: …`, `CrashLoopBackOff: …`.
+    pub trouble: Option<String>,
+}
