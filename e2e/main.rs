@@ -1,1 +1,20 @@
-//! The one integration-test binary.
+//! The one integration-test binary: hanse and its surroundings as they are, with real Kubernetes
+//! control planes as members and real kubectl as the user. How to run it: `README.md` beside this file.
+//!
+//! The first modules are the harness, from the bottom up; scenarios follow.
+
+// The rules against clocks, files and environment keep the pure modules pure. This is all edge.
+#![allow(clippy::disallowed_methods)]
+
+mod run;
+mod wait;
+
+mod assets;
+mod keys;
+mod network;
+mod process;
+
+mod control_plane;
+mod kubectl;
+
+mod smoke;

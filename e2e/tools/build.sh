@@ -103,6 +103,8 @@ lock() {
 scratch() {
     temporary=$(mktemp -d "$cache/unfinished.XXXXXX")
     trap 'rm -rf "$temporary"' EXIT
+    # mktemp makes it for the owner alone; a cache may well be shared.
+    chmod 755 "$temporary"
     mkdir "$temporary/bin"
 }
 
