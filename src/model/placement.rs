@@ -35,7 +35,8 @@ pub const ROWS_PER_CHUNK: usize = 256;
 pub struct Row {
     pub cluster: Uid,
     pub cluster_name: String,
-    /// Counts per (application uid, cluster uid); only ever goes up.
+    /// The decision that last changed this row: so it only ever goes up per (application uid, cluster uid), also where
+    /// a row went and came back.
     pub generation: u64,
     /// Name of the ApplicationRevision that this cluster is to run.
     pub revision: String,
@@ -43,6 +44,9 @@ pub struct Row {
     pub components: BTreeMap<String, Share>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removals: Vec<Removal>,
+    /// Trace id of the request that caused this generation; part of the work, so it changes only with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trace: String,
 }
 
 /// What one component gets in one cluster.
@@ -80,6 +84,8 @@ pub enum Why {
     Silent,
     #[error("not among the named clusters")]
     NotNamed,
+    #[error("no cluster of this name has joined")]
+    NoSuchCluster,
     #[error("its labels do not match {selector}")]
     SelectorMismatch { selector: String },
     #[error("has not reported its capacity yet")]

@@ -56,7 +56,8 @@ impl Shape {
         selected && self.taints.iter().filter(|taint| taint.repels()).all(tolerated)
     }
 
-    fn room_for(&self, demand: &Demand) -> u64 {
+    /// Replicas of `demand` on all its nodes together, whether or not the shape admits it.
+    pub fn room_for(&self, demand: &Demand) -> u64 {
         let slots = self.free.get(PODS).max(0) as u64;
         let each = self.free.fits(&demand.requests).map_or(slots, |fits| fits.min(slots));
         each.saturating_mul(self.count.into())

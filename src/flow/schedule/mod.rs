@@ -1,0 +1,83 @@
+//! Schedule: demand, fleet and previous placement → shares per cluster, or a reason for every "no".
+//!
+//! Owns: who may get what ([`candidates`]), how much fits ([`room`]) and how it is shared out ([`spread`], [`divide`]).
+//! Must never: take anything away because of silence, exceed a cluster's room, or depend on the order of its input.
+//!
+//! The previous answer is where it starts: what runs stays, and only the difference is decided. So solving twice
+//! changes nothing, a recovered or a new cluster moves nothing that is already divided, and a cluster that leaves moves
+//! its own part only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use room::Room;
+
+use crate::model::{
+    Cluster, Placement, Policy, Uid,
+    placement::{Refusal, Share},
+    revision::RenderedComponent,
+};
+
+pub mod room;
+
+/// Everything a decision is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Problem<'a> {
+    /// `spec.policies` of an admitted Application; policies of other types are ignored here.
+    pub policies: &'a [Policy],
+    pub components: &'a [RenderedComponent],
+    pub fleet: &'a BTreeMap<Uid, Candidate>,
+    pub previous: Option<&'a Placement>,
+    /// Clusters that keep what they have although the policies no longer choose them, because the removals wait for a
+    /// person's yes (rule 14).
+    pub held: &'a BTreeSet<Uid>,
+}
+
+/// A cluster as placement sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Candidate {
+    pub name: String,
+    /// The hub's labels; what the agent says of its cluster is never matched (rule 10).
+    pub labels: BTreeMap<String, String>,
+    pub accepted: bool,
+    pub cordoned: bool,
+    pub deleting: bool,
+    pub silent: bool,
+    /// What is free after everything that is decided has been taken off; absent without a fresh sketch.
+    pub room: Option<Room>,
+}
+
+/// The answer. Every component has shares, or an entry in `unplaced`, or both where only a part found room.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Solution {
+    /// Cluster → component → share.
+    pub shares: BTreeMap<Uid, BTreeMap<String, Share>>,
+    /// In order of component, cluster name and uid.
+    pub refusals: Vec<Refusal>,
+    /// Component → what was missing, in one sentence.
+    pub unplaced: BTreeMap<String, String>,
+}
+
+pub fn solve(problem: &Problem<'_>) -> Solution {
+    let _ = problem;
+    Solution::default()
+}
+
+/// A fleet as `kubectl get clusters -o yaml` prints it, for asking "what if" away from a hub: a cluster that is not
+/// Ready counts as silent, and a stored sketch as fresh.
+pub fn fleet_of(clusters: &[Cluster]) -> BTreeMap<Uid, Candidate> {
+    clusters.iter().map(|cluster| (cluster.metadata.uid.clone(), Candidate::of(cluster))).collect()
+}
+
+impl Candidate {
+    fn of(cluster: &Cluster) -> Self {
+        Self {
+            name: cluster.metadata.name.clone(),
+            labels: cluster.metadata.labels.clone(),
+            accepted: cluster.spec.accepted,
+            cordoned: cluster.spec.unschedulable,
+            deleting: cluster.metadata.deletion_timestamp.is_some(),
+            silent: !cluster.status.conditions.is_true(crate::model::cluster::READY),
+            room: cluster.status.sketch.as_ref().map(Room::of),
+        }
+    }
+}
