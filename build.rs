@@ -1,0 +1,12 @@
+//! Compiles `proto/` with protox, so that no `protoc` has to be installed.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files = ["hanse/v1/agents.proto", "hanse/v1/joining.proto"];
+    println!("cargo::rerun-if-changed=proto");
+    println!("cargo::rerun-if-changed=build.rs");
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure().bytes(".").emit_rerun_if_changed(false).compile_fds(descriptors)?;
+    Ok(())
+}
