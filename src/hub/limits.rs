@@ -1,0 +1,51 @@
+//! Every limit of the hub. What exceeds one is refused in words, never cut short silently.
+
+use std::time::Duration;
+
+/// One object as it is stored; the store takes no more in one transaction.
+pub const OBJECT_BYTES_MAX: usize = 1 << 20;
+/// One request body.
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// One gRPC message; larger blobs travel in chunks.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// How deeply arrays and objects of a request body may be nested.
+pub const DEPTH_MAX: usize = 128;
+/// Operations of one JSON patch.
+pub const PATCH_OPERATIONS_MAX: usize = 10_000;
+/// Faults named one by one in an answer; the rest is counted.
+pub const FAULTS_MAX: usize = 100;
+/// How often a patch is tried again on fresher state before the client is told to.
+pub const PATCH_ATTEMPTS_MAX: usize = 16;
+/// How often another random name is drawn for a `generateName` that is taken.
+pub const NAME_ATTEMPTS_MAX: usize = 8;
+
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// A whole body must have arrived by then.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request other than a watch is answered by then.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long requests under way may take to finish once the hub is told to stop.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+pub const CONNECTIONS_MAX: usize = 8192;
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+
+/// Requests under way at once, by lane: overload of one does not starve the other. More are answered 429.
+pub const PEOPLE_REQUESTS_MAX: usize = 400;
+/// Anonymous requests: health, joining.
+pub const ANONYMOUS_REQUESTS_MAX: usize = 50;
+pub const WATCHES_MAX: usize = 4096;
+/// Seconds a refused client is told to wait.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// How often a quiet watch that asked for bookmarks gets one.
+pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
+/// Watches without `timeoutSeconds` end after this.
+pub const WATCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// One audit file; the one before is kept.
+pub const AUDIT_BYTES_MAX: u64 = 64 << 20;

@@ -1,0 +1,290 @@
+//! The hub's three certificate authorities and what they sign.
+//!
+//! Owns: the keys under `DIR/pki`, the server certificate, people's and agents' client certificates, `admin.kubeconfig`.
+//! Must never: hand out a key, or derive an identity from what a request *says*: the subject of an agent's certificate
+//! is the caller's to give (the cluster the hub knows), and only the public key is taken from a signing request.
+//!
+//! Three authorities, so that a certificate is worth nothing outside its own surface: `serving` is what clients trust,
+//! `people` signs REST clients, `agents` signs gRPC clients.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use x509_parser::prelude::FromDer;
+
+use crate::model::{Digest, Timestamp, Uid};
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub const SERVER_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+pub const ADMIN_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// Certificates begin this much before they are signed, so that a client whose clock is a little behind is let in.
+const SKEW: Duration = Duration::from_secs(300);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read or write {path}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} does not hold what belongs there: {detail}")]
+    Malformed { path: PathBuf, detail: String },
+    #[error("cannot make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    #[error("the certificate signing request is refused: {0}")]
+    Request(String),
+}
+
+pub struct Pki {
+    pub serving: Authority,
+    pub people: Authority,
+    pub agents: Authority,
+}
+
+/// One certificate authority with its key.
+pub struct Authority {
+    pub certificate: CertificateDer<'static>,
+    pub pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate for an agent; the key is the agent's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentCertificate {
+    pub der: Vec<u8>,
+    pub pem: String,
+    /// Hex.
+    pub serial: String,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo), hex.
+    pub key_fingerprint: String,
+    pub not_after: Timestamp,
+}
+
+/// A certificate and key for a person.
+#[derive(Debug, Clone)]
+pub struct PersonCertificate {
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+/// What the TLS port shows.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    pub not_after: Timestamp,
+}
+
+impl Pki {
+    /// Reads the authorities under `directory`, making those that are missing.
+    pub fn open(directory: &Path, now: Timestamp) -> Result<Self, Error> {
+        let io = |source| Error::Io { path: directory.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+        Ok(Self {
+            serving: Authority::open(directory, "serving", now)?,
+            people: Authority::open(directory, "people", now)?,
+            agents: Authority::open(directory, "agents", now)?,
+        })
+    }
+
+    /// What join tokens carry: SHA-256 of the serving authority's SubjectPublicKeyInfo, so that a joining agent knows
+    /// the hub before it has its bundle.
+    pub fn pin(&self) -> Digest {
+        Digest::of(&self.serving.issuer.key().subject_public_key_info())
+    }
+
+    /// Signs a fresh key for the TLS port; it is never written to disk. `names` are DNS names or addresses.
+    pub fn server_certificate(&self, names: &[String], now: Timestamp) -> Result<ServerCertificate, Error> {
+        let key = KeyPair::generate()?;
+        let mut parameters = client_or_server("hanse hub", ExtendedKeyUsagePurpose::ServerAuth, now, SERVER_LIFETIME)?;
+        for name in names {
+            parameters.subject_alt_names.push(match name.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            });
+        }
+        let certificate = parameters.signed_by(&key, &self.serving.issuer)?;
+        Ok(ServerCertificate {
+            chain: vec![certificate.der().clone(), self.serving.certificate.clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            not_after: end(now, SERVER_LIFETIME),
+        })
+    }
+
+    /// Signs the public key of an agent's request (PKCS#10, DER) for the cluster the hub knows it as. The request must
+    /// be signed by that key; its names and extensions are ignored.
+    pub fn sign_agent(
+        &self,
+        request: &[u8],
+        hub: &Uid,
+        cluster: &Uid,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<AgentCertificate, Error> {
+        let spki = request_key(request)?;
+        let key = SubjectPublicKeyInfo::from_der(&spki)
+            .map_err(|error| Error::Request(format!("its key is of no kind the hub takes ({error})")))?;
+        let mut parameters = client_or_server(&cluster.0, ExtendedKeyUsagePurpose::ClientAuth, now, lifetime)?;
+        parameters.subject_alt_names.push(SanType::URI(agent_uri(hub, cluster).as_str().try_into()?));
+        let serial = parameters.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
+        let certificate = parameters.signed_by(&key, &self.agents.issuer)?;
+        Ok(AgentCertificate {
+            der: certificate.der().to_vec(),
+            pem: certificate.pem(),
+            serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
+            key_fingerprint: Digest::of(&spki).to_string(),
+            not_after: end(now, lifetime),
+        })
+    }
+
+    /// A key and certificate for a REST client: CN is the user, O are the groups.
+    pub fn sign_person(
+        &self,
+        user: &str,
+        groups: &[&str],
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<PersonCertificate, Error> {
+        let key = KeyPair::generate()?;
+        let mut parameters = client_or_server(user, ExtendedKeyUsagePurpose::ClientAuth, now, lifetime)?;
+        // One attribute per type is all a `DistinguishedName` holds; more groups come with tokens.
+        if let Some(group) = groups.first() {
+            parameters.distinguished_name.push(DnType::OrganizationName, *group);
+        }
+        let certificate = parameters.signed_by(&key, &self.people.issuer)?;
+        Ok(PersonCertificate { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// A kubeconfig with everything embedded.
+    pub fn kubeconfig(&self, server: &str, user: &str, credentials: &PersonCertificate) -> String {
+        let encode = |text: &str| BASE64_STANDARD.encode(text);
+        let (ca, certificate) = (encode(&self.serving.pem), encode(&credentials.certificate_pem));
+        let key = encode(&credentials.key_pem);
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: hanse\nclusters:\n- name: hanse\n  cluster:\n    server: {server}\n    \
+             certificate-authority-data: {ca}\ncontexts:\n- name: hanse\n  context:\n    cluster: hanse\n    user: {user}\nusers:\n\
+             - name: {user}\n  user:\n    client-certificate-data: {certificate}\n    client-key-data: {key}\n"
+        )
+    }
+}
+
+impl Authority {
+    fn open(directory: &Path, name: &str, now: Timestamp) -> Result<Self, Error> {
+        let (key_path, certificate_path) = (directory.join(format!("{name}.key")), directory.join(format!("{name}.crt")));
+        // The key is written last: an authority exists once its key does.
+        if !key_path.try_exists().map_err(|source| Error::Io { path: key_path.clone(), source })? {
+            let key = KeyPair::generate()?;
+            let pem = authority_parameters(name, now)?.self_signed(&key)?.pem();
+            write_durably(&certificate_path, pem.as_bytes(), 0o644)?;
+            write_durably(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+        }
+        let read = |path: &Path| fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source });
+        let malformed = |path: &Path, detail: String| Error::Malformed { path: path.to_owned(), detail };
+        let pem = read(&certificate_path)?;
+        let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| malformed(&key_path, e.to_string()))?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| malformed(&certificate_path, error.to_string()))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
+            .map_err(|error| malformed(&certificate_path, error.to_string()))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(malformed(&certificate_path, "it is not the certificate of the key beside it".into()));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { certificate, pem, issuer })
+    }
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let write = || {
+        let draft = path.with_extension("draft");
+        let _ = fs::remove_file(&draft);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => fs::File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    write().map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+/// The identity of an agent, as its certificate says it.
+pub fn agent_uri(hub: &Uid, cluster: &Uid) -> String {
+    format!("hanse://{hub}/cluster/{cluster}")
+}
+
+/// The SubjectPublicKeyInfo (DER) of a signing request that is signed by that very key.
+fn request_key(request: &[u8]) -> Result<Vec<u8>, Error> {
+    use x509_parser::certification_request::X509CertificationRequest;
+    let (rest, parsed) = X509CertificationRequest::from_der(request)
+        .map_err(|_| Error::Request("it is not a PKCS#10 request in DER".into()))?;
+    if !rest.is_empty() {
+        return Err(Error::Request("bytes follow it".into()));
+    }
+    parsed.verify_signature().map_err(|_| Error::Request("it is not signed by its own key".into()))?;
+    Ok(parsed.certification_request_info.subject_pki.raw.to_vec())
+}
+
+fn authority_parameters(name: &str, now: Timestamp) -> Result<CertificateParams, Error> {
+    let mut parameters = CertificateParams::default();
+    // A part of the serial in the name: authorities of different hubs must not look alike to a client with many.
+    let serial = random_serial()?;
+    let suffix: String = serial.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::CommonName, format!("hanse {name} authority {suffix}"));
+    parameters.serial_number = Some(SerialNumber::from(serial));
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    limit(&mut parameters, now, CA_LIFETIME);
+    Ok(parameters)
+}
+
+fn client_or_server(
+    name: &str,
+    usage: ExtendedKeyUsagePurpose,
+    now: Timestamp,
+    lifetime: Duration,
+) -> Result<CertificateParams, Error> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.serial_number = Some(SerialNumber::from(random_serial()?));
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![usage];
+    parameters.use_authority_key_identifier_extension = true;
+    limit(&mut parameters, now, lifetime);
+    Ok(parameters)
+}
+
+fn random_serial() -> Result<Vec<u8>, Error> {
+    use ring::rand::SecureRandom;
+    let mut serial = [0; 16];
+    ring::rand::SystemRandom::new().fill(&mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
+    // Positive and of full length, whatever the dice say.
+    serial[0] = serial[0] & 0x7f | 0x40;
+    Ok(serial.into())
+}
+
+fn end(now: Timestamp, lifetime: Duration) -> Timestamp {
+    now.plus_seconds(lifetime.as_secs() as i64)
+}
+
+fn limit(parameters: &mut CertificateParams, now: Timestamp, lifetime: Duration) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let seconds = |at: Timestamp| Duration::from_secs(at.seconds().max(0) as u64);
+    parameters.not_before = epoch + seconds(now).saturating_sub(SKEW);
+    parameters.not_after = epoch + seconds(end(now, lifetime));
+}

@@ -1,0 +1,278 @@
+//! `hub.hanse.dev/v1alpha1`: Cluster and the Work view.
+
+use serde_json::{Value, json};
+
+use super::{
+    Backing, Column, ColumnType, Hooks, Kind, NameRule, Scope, Status, Verb, age, application::condition, metadata, name,
+    schema::{Format, Schema},
+    text_at,
+};
+use crate::model::{FieldError, GroupVersionKind, object::FieldErrorKind::Invalid};
+
+pub const GROUP: &str = "hub.hanse.dev";
+pub const VERSION: &str = "v1alpha1";
+/// Held by a Cluster until what its deletion policy says is done.
+pub const CLUSTER_FINALIZER: &str = "hanse.dev/cluster";
+
+pub fn cluster() -> Kind {
+    Kind {
+        gvk: GroupVersionKind::new(GROUP, VERSION, "Cluster"),
+        plural: "clusters".into(),
+        singular: "cluster".into(),
+        short_names: vec!["cl".into()],
+        categories: vec!["hanse".into()],
+        scope: Scope::Cluster,
+        backing: Backing::Store,
+        verbs: vec![Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch],
+        refusals: vec![
+            (Verb::Create, "a cluster comes into being by joining: `hanse token create` prints the command for its agent"),
+            (Verb::DeleteCollection, "clusters are deleted one by one, by name"),
+        ],
+        status: Status::HubOnly,
+        schema: metadata::root([("spec", cluster_spec()), ("status", cluster_status())])
+            .describe("A Kubernetes cluster that joined. Its labels are the hub's: placement selects by them."),
+        columns: cluster_columns(),
+        selectable: vec!["spec.accepted".into(), "spec.unschedulable".into()],
+        name: NameRule::Label,
+        hooks: Hooks { check: keeps_its_finalizer, ..Hooks::default() },
+    }
+}
+
+/// A work of one Application in one cluster, as the hub would send it. Derived from placements, never stored.
+pub fn work() -> Kind {
+    Kind {
+        gvk: GroupVersionKind::new(GROUP, VERSION, "Work"),
+        plural: "works".into(),
+        singular: "work".into(),
+        short_names: vec![],
+        categories: vec!["hanse".into()],
+        scope: Scope::Namespaced,
+        backing: Backing::View,
+        verbs: Verb::READ.into(),
+        refusals: [Verb::Create, Verb::Update, Verb::Patch, Verb::Delete, Verb::DeleteCollection]
+            .map(|verb| (verb, "works are a view of what was decided; change the Application or its policies"))
+            .into(),
+        status: Status::None,
+        schema: metadata::root([
+            ("spec", Schema::free_form().describe("Manifests and removals, with the generation they are from.")),
+            ("status", Schema::free_form().describe("The newest report of the cluster's agent.")),
+        ])
+        .describe("What one Application orders in one cluster. A read-only view; named APPLICATION.CLUSTER."),
+        columns: vec![
+            name(),
+            text_column("Application", 0, "The Application.", |work| text_at(work, "/spec/application/name")),
+            text_column("Cluster", 0, "Where.", |work| match text_at(work, "/spec/clusterName") {
+                Value::Null => text_at(work, "/spec/cluster"),
+                name => name,
+            }),
+            text_column("Generation", 0, "Counts the changes of this work.", |work| text_at(work, "/spec/generation")),
+            text_column("Revision", 0, "The revision that it is of.", |work| text_at(work, "/spec/revision")),
+            Column { type_: ColumnType::Integer, ..text_column("Manifests", 0, "Objects to run.", |w| count(w, "manifests")) },
+            Column { type_: ColumnType::Integer, ..text_column("Removals", 0, "Objects to remove.", |w| count(w, "removals")) },
+            text_column("Applied", 0, "The generation that the agent has applied.", |work| {
+                text_at(work, "/status/generation")
+            }),
+            age(),
+        ],
+        selectable: vec!["spec.cluster".into(), "spec.clusterName".into(), "spec.application.name".into()],
+        name: NameRule::Subdomain,
+        hooks: Hooks::default(),
+    }
+}
+
+fn count(work: &Value, list: &str) -> Value {
+    json!(work["spec"][list].as_array().map_or(0, Vec::len))
+}
+
+/// Who takes it away himself leaves placements behind that nobody cleans up.
+fn keeps_its_finalizer(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let held = |object: &Value| {
+        object["metadata"]["finalizers"].as_array().is_some_and(|held| held.iter().any(|name| name == CLUSTER_FINALIZER))
+    };
+    if !old.is_some_and(held) || held(new) {
+        return vec![];
+    }
+    let detail = format!("{CLUSTER_FINALIZER:?} is removed by the hub; `hanse cluster forget` lets a lost cluster go at once");
+    vec![FieldError::new("metadata.finalizers", Invalid, detail)]
+}
+
+fn cluster_spec() -> Schema {
+    Schema::object([
+        (
+            "accepted",
+            Schema::boolean().describe("The hub's yes to the join request. Setting it back to false cuts the agent off at once."),
+        ),
+        ("unschedulable", Schema::boolean().describe("Cordoned: keeps what it runs, gets nothing new.")),
+        (
+            "deletionPolicy",
+            Schema::string().choices(["Orphan", "Drain"]).describe(
+                "What deleting the Cluster does to what runs there: Orphan (unless told otherwise) leaves it running, Drain removes it first.",
+            ),
+        ),
+    ])
+}
+
+fn cluster_status() -> Schema {
+    let amounts = || Schema::map(Schema::integer());
+    let taint = Schema::object([("key", Schema::string()), ("value", Schema::string()), ("effect", Schema::string())]);
+    let shape = Schema::object([
+        ("count", Schema::integer()),
+        ("free", amounts()),
+        ("labels", Schema::map(Schema::string())),
+        ("taints", Schema::array(taint)),
+    ]);
+    let text = Schema::string;
+    Schema::object([
+        ("conditions", Schema::array(condition()).list_keys(["type"])),
+        (
+            "facts",
+            Schema::object([
+                ("kubernetesVersion", text()),
+                ("agentVersion", text()),
+                ("region", text()),
+                ("zone", text()),
+                ("systemUid", text().describe("UID of the member's kube-system namespace.")),
+            ])
+            .describe("As the agent reports them; never used to match selectors."),
+        ),
+        (
+            "join",
+            Schema::object([
+                ("token", text()),
+                ("keyFingerprint", text()),
+                ("systemUid", text()),
+                ("requestedAt", Schema::time().nullable()),
+            ])
+            .describe("The join request that waits for, or was granted, acceptance."),
+        ),
+        (
+            "certificate",
+            Schema::object([("keyFingerprint", text()), ("serial", text()), ("notAfter", Schema::time().nullable())]),
+        ),
+        (
+            "sketch",
+            Schema::object([
+                ("sequence", Schema::integer()),
+                ("nodes", Schema::integer()),
+                ("shapes", Schema::array(shape)),
+                ("allocatable", amounts()),
+                ("free", amounts()),
+            ])
+            .describe("Free capacity by shape of node; cpu in thousandths of a core, memory in bytes."),
+        ),
+        ("lastBeat", Schema::time()),
+    ])
+    .open()
+}
+
+fn cluster_columns() -> Vec<Column> {
+    vec![
+        name(),
+        text_column("Status", 0, "Ready, NotReady, Unknown or Pending; and whether it is cordoned.", |cluster| state(cluster).into()),
+        text_column("Version", 0, "Of the member's API server.", |cluster| text_at(cluster, "/status/facts/kubernetesVersion")),
+        text_column("Region", 0, "By the hub's label, else as the nodes say.", |cluster| place(cluster, "region")),
+        text_column("Zone", 0, "By the hub's label, else as the nodes say.", |cluster| place(cluster, "zone")),
+        Column {
+            type_: ColumnType::Integer,
+            ..text_column("Nodes", 0, "Nodes that exist.", |cluster| cluster["status"]["sketch"]["nodes"].clone())
+        },
+        text_column("Free CPU", 0, "Cores that no pod has asked for.", |cluster| {
+            free(cluster, "cpu").map_or(Value::Null, |milli| cores(milli).into())
+        }),
+        text_column("Free Memory", 0, "Memory that no pod has asked for.", |cluster| {
+            free(cluster, "memory").map_or(Value::Null, |bytes| memory(bytes).into())
+        }),
+        Column {
+            type_: ColumnType::Date,
+            ..text_column("Last Beat", 0, "Time since its agent's last sign of life.", |cluster| text_at(cluster, "/status/lastBeat"))
+        },
+        age(),
+        text_column("Agent", 1, "Version of its agent.", |cluster| text_at(cluster, "/status/facts/agentVersion")),
+        text_column("Certificate Until", 1, "End of its agent's certificate.", |cluster| {
+            text_at(cluster, "/status/certificate/notAfter")
+        }),
+        text_column("Message", 1, "Why it is not ready.", |cluster| match condition_of(cluster, "Ready") {
+            Some(ready) if ready["status"] != "True" => ready["message"].clone(),
+            _ => Value::Null,
+        }),
+    ]
+}
+
+pub(super) fn text_column(
+    name: &'static str,
+    priority: i32,
+    description: &'static str,
+    cell: fn(&Value) -> Value,
+) -> Column {
+    Column { name, type_: ColumnType::String, description, priority, cell }
+}
+
+fn condition_of<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == type_)
+}
+
+fn state(cluster: &Value) -> String {
+    let ready = condition_of(cluster, "Ready").and_then(|condition| condition["status"].as_str());
+    let state = match (cluster["spec"]["accepted"] == true, ready) {
+        (false, _) => "Pending",
+        (true, Some("True")) => "Ready",
+        (true, Some("False")) => "NotReady",
+        (true, _) => "Unknown",
+    };
+    let cordoned = if cluster["spec"]["unschedulable"] == true { ",SchedulingDisabled" } else { "" };
+    let leaving = if cluster["metadata"]["deletionTimestamp"].is_string() { ",Deleting" } else { "" };
+    format!("{state}{cordoned}{leaving}")
+}
+
+fn place(cluster: &Value, what: &str) -> Value {
+    match text_at(cluster, &format!("/metadata/labels/topology.kubernetes.io~1{what}")) {
+        Value::Null => text_at(cluster, &format!("/status/facts/{what}")),
+        label => label,
+    }
+}
+
+fn free(cluster: &Value, resource: &str) -> Option<i64> {
+    cluster["status"]["sketch"]["free"][resource].as_i64()
+}
+
+fn cores(milli: i64) -> String {
+    let text = format!("{:.1}", milli as f64 / 1000.0);
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
+fn memory(bytes: i64) -> String {
+    for (unit, size) in [("Ti", 1i64 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20)] {
+        if bytes >= size {
+            return format!("{:.1}{unit}", bytes as f64 / size as f64);
+        }
+    }
+    format!("{}Ki", bytes / 1024)
+}
+
+/// Of clusters' and tokens' digests alike.
+pub(super) fn digest() -> Schema {
+    Schema::string().format(Format::Sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_says_in_one_word_how_it_is() {
+        let cluster = |accepted: bool, ready: &str, cordoned: bool| {
+            json!({"spec": {"accepted": accepted, "unschedulable": cordoned},
+                   "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+        };
+        assert_eq!(state(&json!({})), "Pending");
+        assert_eq!(state(&cluster(true, "True", false)), "Ready");
+        assert_eq!(state(&cluster(true, "Unknown", true)), "Unknown,SchedulingDisabled");
+        assert_eq!(state(&cluster(true, "False", false)), "NotReady");
+    }
+
+    #[test]
+    fn amounts_are_short() {
+        let amounts = [cores(3900), cores(4000), memory(17_179_869_184), memory(5 << 20), memory(2048)];
+        assert_eq!(amounts, ["3.9", "4", "16.0Gi", "5.0Mi", "2Ki"]);
+    }
+}
