@@ -105,7 +105,8 @@ impl Tls {
             agents: verifier(&pki.agents, &provider)?,
             hub: hub.clone(),
         });
-        let shown = Arc::new(Shown { provider: provider.clone(), key: RwLock::new(certified(&provider, certificate)?) });
+        let shown =
+            Arc::new(Shown { provider: provider.clone(), key: RwLock::new(certified(&provider, certificate)?) });
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(identity.clone())

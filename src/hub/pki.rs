@@ -180,7 +180,8 @@ impl Pki {
 
 impl Authority {
     fn open(directory: &Path, name: &str, now: Timestamp) -> Result<Self, Error> {
-        let (key_path, certificate_path) = (directory.join(format!("{name}.key")), directory.join(format!("{name}.crt")));
+        let (key_path, certificate_path) =
+            (directory.join(format!("{name}.key")), directory.join(format!("{name}.crt")));
         // The key is written last: an authority exists once its key does.
         if !key_path.try_exists().map_err(|source| Error::Io { path: key_path.clone(), source })? {
             let key = KeyPair::generate()?;

@@ -109,11 +109,16 @@ pub fn application_revision() -> Kind {
         backing: Backing::Store,
         verbs: Verb::READ.into(),
         refusals: [Verb::Create, Verb::Update, Verb::Patch, Verb::Delete, Verb::DeleteCollection]
-            .map(|verb| (verb, "revisions are immutable snapshots that the hub makes and sweeps; change the Application"))
+            .map(|verb| {
+                (verb, "revisions are immutable snapshots that the hub makes and sweeps; change the Application")
+            })
             .into(),
         status: Status::None,
         schema: metadata::root([
-            ("spec", Schema::free_form().describe("The Application as it was, and the digests of what it was rendered to.")),
+            (
+                "spec",
+                Schema::free_form().describe("The Application as it was, and the digests of what it was rendered to."),
+            ),
             ("status", Schema::free_form()),
         ])
         .describe("An immutable snapshot of an Application and all it was rendered to."),
@@ -179,7 +184,8 @@ fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         .iter()
         .filter(identity)
         .map(|key| {
-            let detail = "an Application cannot choose whom it acts as; it acts with the rights of its namespace's executor";
+            let detail =
+                "an Application cannot choose whom it acts as; it acts with the rights of its namespace's executor";
             FieldError::new(format!("metadata.annotations[{key}]"), Forbidden, detail)
         })
         .collect();
@@ -337,9 +343,8 @@ fn services(app: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn healthy(app: &Value) -> Value {
-    let (total, healthy) = services(app).fold((0, 0), |(total, healthy), service| {
-        (total + 1, healthy + usize::from(service["healthy"] == true))
-    });
+    let (total, healthy) = services(app)
+        .fold((0, 0), |(total, healthy), service| (total + 1, healthy + usize::from(service["healthy"] == true)));
     if total == 0 { Value::Null } else { format!("{healthy}/{total}").into() }
 }
 

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    Backing, Column, ColumnType, Hooks, Kind, NameRule, Scope, Status, Verb, age, application::condition, metadata, name,
+    Backing, Column, ColumnType, Hooks, Kind, NameRule, Scope, Status, Verb, age,
+    application::condition,
+    metadata, name,
     schema::{Format, Schema},
     text_at,
 };
@@ -25,7 +27,10 @@ pub fn cluster() -> Kind {
         backing: Backing::Store,
         verbs: vec![Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch],
         refusals: vec![
-            (Verb::Create, "a cluster comes into being by joining: `hanse token create` prints the command for its agent"),
+            (
+                Verb::Create,
+                "a cluster comes into being by joining: `hanse token create` prints the command for its agent",
+            ),
             (Verb::DeleteCollection, "clusters are deleted one by one, by name"),
         ],
         status: Status::HubOnly,
@@ -67,8 +72,14 @@ pub fn work() -> Kind {
             }),
             text_column("Generation", 0, "Counts the changes of this work.", |work| text_at(work, "/spec/generation")),
             text_column("Revision", 0, "The revision that it is of.", |work| text_at(work, "/spec/revision")),
-            Column { type_: ColumnType::Integer, ..text_column("Manifests", 0, "Objects to run.", |w| count(w, "manifests")) },
-            Column { type_: ColumnType::Integer, ..text_column("Removals", 0, "Objects to remove.", |w| count(w, "removals")) },
+            Column {
+                type_: ColumnType::Integer,
+                ..text_column("Manifests", 0, "Objects to run.", |w| count(w, "manifests"))
+            },
+            Column {
+                type_: ColumnType::Integer,
+                ..text_column("Removals", 0, "Objects to remove.", |w| count(w, "removals"))
+            },
             text_column("Applied", 0, "The generation that the agent has applied.", |work| {
                 text_at(work, "/status/generation")
             }),
@@ -87,12 +98,15 @@ fn count(work: &Value, list: &str) -> Value {
 /// Who takes it away himself leaves placements behind that nobody cleans up.
 fn keeps_its_finalizer(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let held = |object: &Value| {
-        object["metadata"]["finalizers"].as_array().is_some_and(|held| held.iter().any(|name| name == CLUSTER_FINALIZER))
+        object["metadata"]["finalizers"]
+            .as_array()
+            .is_some_and(|held| held.iter().any(|name| name == CLUSTER_FINALIZER))
     };
     if !old.is_some_and(held) || held(new) {
         return vec![];
     }
-    let detail = format!("{CLUSTER_FINALIZER:?} is removed by the hub; `hanse cluster forget` lets a lost cluster go at once");
+    let detail =
+        format!("{CLUSTER_FINALIZER:?} is removed by the hub; `hanse cluster forget` lets a lost cluster go at once");
     vec![FieldError::new("metadata.finalizers", Invalid, detail)]
 }
 
@@ -168,8 +182,12 @@ fn cluster_status() -> Schema {
 fn cluster_columns() -> Vec<Column> {
     vec![
         name(),
-        text_column("Status", 0, "Ready, NotReady, Unknown or Pending; and whether it is cordoned.", |cluster| state(cluster).into()),
-        text_column("Version", 0, "Of the member's API server.", |cluster| text_at(cluster, "/status/facts/kubernetesVersion")),
+        text_column("Status", 0, "Ready, NotReady, Unknown or Pending; and whether it is cordoned.", |cluster| {
+            state(cluster).into()
+        }),
+        text_column("Version", 0, "Of the member's API server.", |cluster| {
+            text_at(cluster, "/status/facts/kubernetesVersion")
+        }),
         text_column("Region", 0, "By the hub's label, else as the nodes say.", |cluster| place(cluster, "region")),
         text_column("Zone", 0, "By the hub's label, else as the nodes say.", |cluster| place(cluster, "zone")),
         Column {
@@ -184,7 +202,9 @@ fn cluster_columns() -> Vec<Column> {
         }),
         Column {
             type_: ColumnType::Date,
-            ..text_column("Last Beat", 0, "Time since its agent's last sign of life.", |cluster| text_at(cluster, "/status/lastBeat"))
+            ..text_column("Last Beat", 0, "Time since its agent's last sign of life.", |cluster| {
+                text_at(cluster, "/status/lastBeat")
+            })
         },
         age(),
         text_column("Agent", 1, "Version of its agent.", |cluster| text_at(cluster, "/status/facts/agentVersion")),

@@ -3,11 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Backing, Column, ColumnType, Hooks, Kind, NameRule, Origin, Scope, Status, Verb, age,
-    cluster::text_column,
-    metadata, name,
-    schema::Schema,
-    text_at,
+    Backing, Column, ColumnType, Hooks, Kind, NameRule, Origin, Scope, Status, Verb, age, cluster::text_column,
+    metadata, name, schema::Schema, text_at,
 };
 use crate::model::GroupVersionKind;
 
@@ -121,10 +118,16 @@ pub fn event() -> Kind {
 }
 
 fn event_columns() -> Vec<Column> {
-    let seen = |name, priority, description, cell| Column { type_: ColumnType::Date, ..text_column(name, priority, description, cell) };
+    let seen = |name, priority, description, cell| Column {
+        type_: ColumnType::Date,
+        ..text_column(name, priority, description, cell)
+    };
     vec![
         seen("Last Seen", 0, "When it happened last.", |event| {
-            first_of(event, &["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"])
+            first_of(
+                event,
+                &["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"],
+            )
         }),
         text_column("Type", 0, "Normal or Warning.", |event| text_at(event, "/type")),
         text_column("Reason", 0, "A stable word.", |event| text_at(event, "/reason")),
@@ -133,7 +136,9 @@ fn event_columns() -> Vec<Column> {
             let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
             format!("{kind}/{}", object["name"].as_str().unwrap_or_default()).into()
         }),
-        text_column("Source", 1, "Who says so.", |event| first_of(event, &["/source/component", "/reportingComponent"])),
+        text_column("Source", 1, "Who says so.", |event| {
+            first_of(event, &["/source/component", "/reportingComponent"])
+        }),
         text_column("Message", 0, "In words.", |event| text_at(event, "/message")),
         seen("First Seen", 1, "When it happened first.", |event| first_of(event, &["/firstTimestamp", "/eventTime"])),
         text_column("Count", 1, "How often.", |event| first_of(event, &["/series/count", "/count"])),

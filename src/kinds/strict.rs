@@ -203,11 +203,10 @@ mod tests {
     #[test]
     fn duplicate_keys_are_found_wherever_they_are() {
         let decoded = read(r#"{"a":1,"a":2,"b":[{"c":{"d.e":1,"d.e":2}}],"b":0}"#).expect("json");
-        assert_eq!(texts(&decoded.duplicates), [
-            "duplicate field \"a\"",
-            "duplicate field \"b[0].c[d.e]\"",
-            "duplicate field \"b\""
-        ]);
+        assert_eq!(
+            texts(&decoded.duplicates),
+            ["duplicate field \"a\"", "duplicate field \"b[0].c[d.e]\"", "duplicate field \"b\""]
+        );
         assert_eq!(decoded.value, json!({"a": 2, "b": 0}), "the last one counts, as in Kubernetes");
     }
 
@@ -231,7 +230,10 @@ mod tests {
             ("list", Schema::array(Schema::object([("known", Schema::any())]))),
         ]);
         let value = json!({"free": {"x": 1}, "list": [{"known": {"y": 1}, "odd": 1}], "z": 1});
-        assert_eq!(texts(&unknown_fields(&schema, &value, 10)), ["unknown field \"list[0].odd\"", "unknown field \"z\""]);
+        assert_eq!(
+            texts(&unknown_fields(&schema, &value, 10)),
+            ["unknown field \"list[0].odd\"", "unknown field \"z\""]
+        );
         let many = Value::Object((0..10_000).map(|n| (format!("f{n}"), json!(1))).collect());
         assert_eq!(unknown_fields(&schema, &many, 100).len(), 100);
     }

@@ -27,15 +27,17 @@ pub fn join_token() -> Kind {
         verbs: Verb::ALL.into(),
         refusals: vec![],
         status: Status::HubOnly,
-        schema: metadata::root([("spec", spec()), ("status", status())])
-            .required(["spec"])
-            .describe("An invitation for one cluster to join, used once. `hanse token create` makes it and prints the secret."),
+        schema: metadata::root([("spec", spec()), ("status", status())]).required(["spec"]).describe(
+            "An invitation for one cluster to join, used once. `hanse token create` makes it and prints the secret.",
+        ),
         columns: vec![
             name(),
             text_column("Cluster", 0, "The only name that may join with it.", |token| text_at(token, "/spec/cluster")),
             text_column("Expires", 0, "Until when it may be used.", |token| text_at(token, "/spec/expiresAt")),
             text_column("Used By", 0, "The cluster that used it.", |token| text_at(token, "/status/usedBy/cluster")),
-            text_column("Auto Approve", 0, "Whether it accepts the cluster at once.", |token| text_at(token, "/spec/autoApprove")),
+            text_column("Auto Approve", 0, "Whether it accepts the cluster at once.", |token| {
+                text_at(token, "/spec/autoApprove")
+            }),
             text_column("Replace", 1, "Whether it may take the place of a cluster of that name.", |token| {
                 text_at(token, "/spec/replace")
             }),
@@ -50,8 +52,14 @@ pub fn join_token() -> Kind {
 fn spec() -> Schema {
     Schema::object([
         ("secretDigest", digest().describe("SHA-256 of the secret, hex.")),
-        ("cluster", Schema::string().describe("The only name that may join with it; empty leaves the choice to the member.")),
-        ("replace", Schema::boolean().describe("May take the place of a cluster of that name, which then gets a new uid.")),
+        (
+            "cluster",
+            Schema::string().describe("The only name that may join with it; empty leaves the choice to the member."),
+        ),
+        (
+            "replace",
+            Schema::boolean().describe("May take the place of a cluster of that name, which then gets a new uid."),
+        ),
         ("autoApprove", Schema::boolean().describe("Accepts the cluster at once, without an admin's yes.")),
         ("expiresAt", Schema::time()),
         ("labels", Schema::map(Schema::string().format(Format::LabelValue)).describe("Labels for the new cluster.")),

@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn normalising_prunes_and_defaults_but_leaves_free_form_parts_alone() {
-        let mut value = json!({"name": "x", "extra": 1, "count": null, "free": {"kept": null}, "items": [{"id": "i", "odd": 1}]});
+        let mut value =
+            json!({"name": "x", "extra": 1, "count": null, "free": {"kept": null}, "items": [{"id": "i", "odd": 1}]});
         schema().normalise(&mut value);
         assert_eq!(value, json!({"name": "x", "mode": "A", "free": {"kept": null}, "items": [{"id": "i"}]}));
         let once = value.clone();
