@@ -10,3 +10,6 @@ pub mod model;
 pub mod sim;
 pub mod store;
 pub mod wire;
+
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` shows the product, `make test` proves it. Both bring what they need.
+SHELL := /usr/bin/env bash
+.DELETE_ON_ERROR:
+
+CACHE := $(or $(HANSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hanse)
+DENY_VERSION := 0.18.9
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+.PHONY: demo test check lint deny advisories unit e2e bench clean help
+
+help: ## What can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: prerequisites ## Build and run a hub with three simulated members
+	cargo build --release --locked
+	./target/release/hanse quickstart
+
+test: prerequisites lint deny ## Everything: format, lints, dependencies, unit, scenario, simulation, real control planes
+	@bin=$$(e2e/tools/build.sh | tail -n 1) && HANSE_E2E_BIN="$$bin" cargo test --locked
+
+check: prerequisites ## The quick loop: everything that needs no control plane
+	cargo test --locked --lib
+
+lint: prerequisites ## Formatting, and clippy with warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+deny: $(DENY) ## Licences, bans and sources of dependencies
+	$(DENY) --offline check --hide-inclusion-graph bans licenses sources
+
+advisories: $(DENY) ## Known advisories; needs the advisory database from the network
+	$(DENY) check advisories
+
+$(DENY):
+	@echo "installing cargo-deny $(DENY_VERSION) into $(dir $(@D)) (once, a few minutes)"
+	cargo install --locked --quiet --version $(DENY_VERSION) --root $(abspath $(@D)/..) cargo-deny
+
+.PHONY: prerequisites
+prerequisites:
+	@for tool in cargo cc; do command -v $$tool >/dev/null || { echo "needed and not found: $$tool (Debian: apt-get install build-essential; Rust: https://rustup.rs)"; exit 1; }; done
+
+clean: ## Remove what was built here (not the caches)
+	cargo clean
