@@ -186,8 +186,9 @@ fn files_that_the_documents_name_exist() {
     for document in documents.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
         let text = fs::read_to_string(&document).expect("a readable document");
         for quoted in text.split('`').skip(1).step_by(2) {
-            let is_path = ["src/", "docs/", "deploy/", "e2e/", "proto/", "testdata/"].iter().any(|top| quoted.starts_with(top))
-                && !quoted.contains([' ', '*', '<', '{', '…']);
+            let is_path =
+                ["src/", "docs/", "deploy/", "e2e/", "proto/", "testdata/"].iter().any(|top| quoted.starts_with(top))
+                    && !quoted.contains([' ', '*', '<', '{', '…']);
             if is_path && !repository.join(quoted.trim_end_matches('/')).exists() {
                 missing.push(format!("{}: {quoted}", document.display()));
             }
