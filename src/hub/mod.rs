@@ -1,5 +1,6 @@
 //! The hub: REST for people, gRPC for agents, and the loops that decide.
 
+pub mod agents;
 pub mod api;
 pub mod auth;
 pub mod control;

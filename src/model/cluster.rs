@@ -84,7 +84,11 @@ pub struct JoinRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct CertificateStatus {
+    /// SHA-256 of the certificate's public key (SubjectPublicKeyInfo), hex.
     pub key_fingerprint: String,
+    /// The key before it, good until the new one is used: the answer to a renewal may get lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_key_fingerprint: Option<String>,
     pub serial: String,
     pub not_after: Option<Timestamp>,
 }

@@ -104,7 +104,8 @@ pub struct Welcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Refuse {
-    /// Stable: `Revoked`, `NotAccepted`, `ProtocolTooOld`, `IdentityFrozen`, `Superseded`, `Unknown`.
+    /// Stable: `Revoked`, `NotAccepted`, `ProtocolTooOld`, `ProtocolTooNew`, `IdentityFrozen`, `WrongCluster`,
+    /// `Superseded`, `StoreWentBack`, `PermissionDenied`, `Invalid`, `Silent`, `Stopping`.
     pub reason: String,
     pub message: String,
     /// Whether trying again can help.
