@@ -1,1 +1,3 @@
 //! Second implementation of every port, and the scenario runner.
+
+pub mod member;
