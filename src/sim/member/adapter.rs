@@ -19,7 +19,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{Change, Config, Counts, Member};
 use crate::{
-    agent::cluster::{Capacity, Cluster, Deletion, Live, Rejection},
+    agent::cluster::{Capacity, Cluster, Deletion, Live, NamespaceFacts, Rejection},
     model::{GroupVersionKind, Now, ObjectRef, Timestamp, Uid, cluster::Facts},
 };
 
@@ -170,7 +170,7 @@ impl Cluster for SimulatedCluster {
         self.change(|member, now| member.delete(now, namespace, object, uid))
     }
 
-    async fn ensure_namespace(&self, namespace: &str) -> Result<(), Rejection> {
+    async fn ensure_namespace(&self, namespace: &str) -> Result<NamespaceFacts, Rejection> {
         self.reach()?;
         self.change(|member, now| member.ensure_namespace(now, namespace))
     }

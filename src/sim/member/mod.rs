@@ -31,8 +31,10 @@ use self::{
     workload::{Pod, Workload},
 };
 use crate::{
-    agent::cluster::{Deletion, EXECUTOR, FIELD_MANAGER, NodeFacts, PodFacts, Rejection},
-    model::{Digest, GroupVersionKind, Now, ObjectName, ObjectRef, Resources, Uid, cluster::Facts},
+    agent::cluster::{Deletion, EXECUTOR, FIELD_MANAGER, NamespaceFacts, PAUSED_UNTIL, Rejection},
+    model::{
+        Digest, GroupVersionKind, NodeFacts, Now, ObjectName, ObjectRef, PodFacts, Resources, Uid, cluster::Facts,
+    },
 };
 
 /// Namespaces that nobody places an Application in.
@@ -257,7 +259,7 @@ impl Member {
     }
 
     /// See [`Cluster::ensure_namespace`](crate::agent::cluster::Cluster::ensure_namespace).
-    pub fn ensure_namespace(&mut self, now: Now, namespace: &str) -> Result<(), Rejection> {
+    pub fn ensure_namespace(&mut self, now: Now, namespace: &str) -> Result<NamespaceFacts, Rejection> {
         if PROTECTED.contains(&namespace) {
             let message = format!("namespace {namespace} belongs to the system; no Application may run there");
             return Err(Rejection { reason: "ProtectedNamespace".into(), message });
@@ -275,7 +277,9 @@ impl Member {
                 self.write(now, &object, value.clone(), FIELD_MANAGER, Intent::Applied(value));
             }
         }
-        Ok(())
+        let namespace = self.objects.get(&namespace_ref(namespace)).unwrap_or_default();
+        let paused_until = namespace["metadata"]["annotations"][PAUSED_UNTIL].as_str().map(str::to_owned);
+        Ok(NamespaceFacts { paused_until })
     }
 
     /// Adds a node or changes one; binds what waited for it.

@@ -3,12 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::template::Template;
-use crate::{
-    agent::cluster::NodeFacts,
-    model::{
-        Resources,
-        quantity::{CPU, MEMORY, PODS},
-    },
+use crate::model::{
+    NodeFacts, Resources,
+    quantity::{CPU, MEMORY, PODS},
 };
 
 #[derive(Debug, Default)]
