@@ -155,7 +155,6 @@ fn complaint(standing: &Standing<'_>) -> Option<(u8, String)> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
