@@ -1,0 +1,191 @@
+//! What one replica of a component asks for, and where its replicas stand, read from the rendered workload.
+//!
+//! Requests as the scheduler of Kubernetes sums them up: containers together, or the largest moment of starting up if
+//! that is more; a limit stands in for a missing request, as the API server defaults it. Quantities that do not parse
+//! are faults here, because a demand that is guessed would be capacity promised twice.
+
+use serde_json::Value;
+
+use crate::model::{
+    Demand, FieldError, GroupVersionKind, Resources, demand::Toleration, object::FieldErrorKind, quantity::Quantity,
+    revision::ReplicasAt,
+};
+
+use super::{Draft, properties::Faults};
+
+const REPLICAS: &str = "/spec/replicas";
+
+/// Of the first object that has replicas; else of the first that runs a pod at all. A DaemonSet and a CronJob run pods
+/// that nobody can count ahead: their quantities are checked, and that is all.
+pub fn of(drafts: &[Draft], component: &str, faults: &Faults) -> (Option<Demand>, Option<ReplicasAt>) {
+    let (mut replicated, mut single) = (None, None);
+    for (index, draft) in drafts.iter().enumerate() {
+        let path = draft.path.as_deref().unwrap_or(component);
+        let Some(pods) = Pods::of(&draft.object) else { continue };
+        let demand = Reader { object: &draft.object, path, faults }.demand(&pods);
+        match pods.counted {
+            Counted::ByReplicas if replicated.is_none() => {
+                let count = replicas(&draft.object, path, faults);
+                let replicas = ReplicasAt { manifest: index, pointer: REPLICAS.to_owned(), count };
+                replicated = Some((Some(demand), Some(replicas)));
+            }
+            Counted::AsOne if single.is_none() => single = Some((Some(demand), None)),
+            _ => {}
+        }
+    }
+    replicated.or(single).unwrap_or_default()
+}
+
+enum Counted {
+    ByReplicas,
+    AsOne,
+    NotAhead,
+}
+
+struct Pods {
+    /// Where the pod's spec stands in the object.
+    pointer: &'static str,
+    counted: Counted,
+}
+
+impl Pods {
+    fn of(object: &Value) -> Option<Self> {
+        let gvk = GroupVersionKind::of(object)?;
+        let (pointer, counted) = match (gvk.group.as_str(), gvk.kind.as_str()) {
+            ("", "Pod") => ("/spec", Counted::AsOne),
+            ("apps", "Deployment" | "StatefulSet" | "ReplicaSet") | ("", "ReplicationController") => {
+                ("/spec/template/spec", Counted::ByReplicas)
+            }
+            ("batch", "Job") => ("/spec/template/spec", Counted::AsOne),
+            ("apps", "DaemonSet") => ("/spec/template/spec", Counted::NotAhead),
+            ("batch", "CronJob") => ("/spec/jobTemplate/spec/template/spec", Counted::NotAhead),
+            _ if has_template_and_replicas(object) => ("/spec/template/spec", Counted::ByReplicas),
+            _ => return None,
+        };
+        Some(Self { pointer, counted })
+    }
+}
+
+/// Kinds of other people that work like a Deployment.
+fn has_template_and_replicas(object: &Value) -> bool {
+    object.pointer(REPLICAS).is_some_and(Value::is_i64)
+        && object.pointer("/spec/template").is_some_and(Value::is_object)
+}
+
+fn replicas(object: &Value, path: &str, faults: &Faults) -> u32 {
+    match object.pointer(REPLICAS) {
+        None | Some(Value::Null) => 1,
+        Some(written) => match written.as_i64().and_then(|count| i32::try_from(count).ok()?.try_into().ok()) {
+            Some(count) => count,
+            None => {
+                let detail = format!("expected an integer between 0 and {}", i32::MAX);
+                faults.push(FieldError::new(format!("{path}.spec.replicas"), FieldErrorKind::Invalid, detail));
+                1
+            }
+        },
+    }
+}
+
+/// Reads a pod's spec within an object.
+struct Reader<'a> {
+    object: &'a Value,
+    path: &'a str,
+    faults: &'a Faults,
+}
+
+impl Reader<'_> {
+    fn demand(&self, pods: &Pods) -> Demand {
+        let spec = pods.pointer;
+        let field = |name: &str| self.object.pointer(&format!("{spec}/{name}"));
+        let node_selector = field("nodeSelector").and_then(Value::as_object).into_iter().flatten();
+        let tolerations = field("tolerations").and_then(Value::as_array).into_iter().flatten();
+        Demand {
+            requests: self.requests(spec),
+            node_selector: node_selector
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect(),
+            tolerations: tolerations.filter_map(toleration).collect(),
+        }
+    }
+
+    /// KEP-753 gives the sum with init containers that keep running (sidecars): each adds to all that come after it.
+    fn requests(&self, spec: &str) -> Resources {
+        let mut running = Resources::default();
+        for container in self.containers(spec, "containers") {
+            running.add(&self.container(&container), 1);
+        }
+        let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
+        for container in self.containers(spec, "initContainers") {
+            let mut moment = self.container(&container);
+            if self.object.pointer(&format!("{container}/restartPolicy")) == Some(&"Always".into()) {
+                sidecars.add(&moment, 1);
+                moment = sidecars.clone();
+            } else {
+                moment.add(&sidecars, 1);
+            }
+            raise(&mut starting, &moment);
+        }
+        running.add(&sidecars, 1);
+        raise(&mut running, &starting);
+        // Said for the pod as a whole (KEP-2837), it counts instead of the containers' sum.
+        running.0.extend(self.container(spec).0);
+        running.add(&self.quantities(&format!("{spec}/overhead")), 1);
+        running
+    }
+
+    fn containers(&self, spec: &str, list: &str) -> Vec<String> {
+        let length = self.object.pointer(&format!("{spec}/{list}")).and_then(Value::as_array).map_or(0, Vec::len);
+        (0..length).map(|index| format!("{spec}/{list}/{index}")).collect()
+    }
+
+    fn container(&self, pointer: &str) -> Resources {
+        let mut amounts = self.quantities(&format!("{pointer}/resources/limits"));
+        amounts.0.extend(self.quantities(&format!("{pointer}/resources/requests")).0);
+        amounts
+    }
+
+    fn quantities(&self, pointer: &str) -> Resources {
+        let written = self.object.pointer(pointer).and_then(Value::as_object).into_iter().flatten();
+        let amount = |(name, value): (&String, &Value)| match quantity(value) {
+            Ok(quantity) => Some((name.clone(), Resources::amount_up(name, quantity))),
+            Err(detail) => {
+                let path = format!("{}{}[{name}]", self.path, field_path(pointer));
+                self.faults.push(FieldError::new(path, FieldErrorKind::Invalid, detail));
+                None
+            }
+        };
+        Resources(written.filter_map(amount).collect())
+    }
+}
+
+/// Kubernetes takes a bare number for a quantity too.
+fn quantity(value: &Value) -> Result<Quantity, String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return Err("expected a quantity, such as 500m, 2 or 1.5Gi".to_owned()),
+    };
+    let quantity: Quantity =
+        text.parse().map_err(|error: crate::model::quantity::InvalidQuantity| error.to_string())?;
+    if quantity.milli() < 0 { Err(format!("{text} is less than nothing")) } else { Ok(quantity) }
+}
+
+fn toleration(value: &Value) -> Option<Toleration> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+/// The larger of both, resource by resource.
+fn raise(target: &mut Resources, other: &Resources) {
+    for (name, amount) in &other.0 {
+        let held = target.0.entry(name.clone()).or_insert(0);
+        *held = (*held).max(*amount);
+    }
+}
+
+/// `/spec/containers/0/resources` → `.spec.containers[0].resources`
+fn field_path(pointer: &str) -> String {
+    let tokens = pointer.split('/').skip(1);
+    tokens
+        .map(|token| if token.parse::<usize>().is_ok() { format!("[{token}]") } else { format!(".{token}") })
+        .collect()
+}
