@@ -6,7 +6,17 @@
 //! Values are a format byte followed by JSON without `resourceVersion`, which is spliced in when an object is sent:
 //! bytes are encoded once and shared by all readers.
 
-use std::{fmt, sync::Arc};
+pub mod blobs;
+pub mod command;
+pub mod memory;
+pub mod mvcc;
+pub mod object;
+mod owner;
+mod watch;
+
+pub use owner::Options;
+
+use std::{borrow::Borrow, collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,6 +62,12 @@ pub fn prefix(group: &str, resource: &str, namespace: Option<&str>) -> String {
     match namespace {
         None => format!("/hanse/{group}/{resource}/"),
         Some(namespace) => format!("/hanse/{group}/{resource}/{namespace}/"),
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -148,8 +164,8 @@ pub enum WatchEvent {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// History before this revision is gone; list again.
-    #[error("history up to revision {0} is compacted")]
+    /// What was before this revision is gone; list again.
+    #[error("history before revision {0} is compacted")]
     Compacted(Revision),
     #[error("revision {asked} is ahead of the store, which is at {current}")]
     Future { asked: Revision, current: Revision },
@@ -174,12 +190,17 @@ pub trait Store: Send + Sync + 'static {
     /// Errors are for transactions that no store would take; what may happen to a good one is in [`Outcome`].
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, Error>;
 
-    /// Whole transactions after `from` that touch `prefix`, then those to come. Ends after an error.
+    /// Whole transactions after `from` that touch `prefix`, then those to come, without a gap. A progress mark follows
+    /// when the past has been sent, and from then on now and then while other keys are written. Ends after an error.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error>;
 
     async fn revision(&self) -> Result<Revision, Error>;
 
-    /// Forgets history before `revision`: lists and watches from there on back answer [`Error::Compacted`].
+    /// Asks every watch of this store for a progress mark now, after all that was committed before this call.
+    async fn mark_progress(&self) -> Result<(), Error>;
+
+    /// Forgets what was before `revision`: lists at and watches from an earlier one answer [`Error::Compacted`]. Those at
+    /// `revision` itself still work. Watches that have not been read up to there end with [`Error::Lagged`].
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
 
     /// The life of this store; a restored one has another.
@@ -193,21 +214,31 @@ impl Transaction {
 
     /// Holds the limits of the port; the same on every implementation.
     pub fn check(&self) -> Result<(), Error> {
-        let keys = self.operations.iter().map(Operation::key).collect::<std::collections::BTreeSet<_>>();
+        let too_large = |what: String| Err(Error::TooLarge(what));
         if self.operations.len() > OPERATIONS_MAX {
-            return Err(Error::TooLarge(format!("{} operations", self.operations.len())));
+            return too_large(format!("{} operations", self.operations.len()));
         }
-        if keys.len() < self.operations.len() {
-            return Err(Error::TooLarge("two operations on one key".into()));
+        if self.compares.len() > OPERATIONS_MAX {
+            return too_large(format!("{} compares", self.compares.len()));
         }
-        if let Some(key) = keys.iter().find(|key| key.as_str().len() > KEY_BYTES_MAX) {
-            return Err(Error::TooLarge(format!("a key of {} bytes", key.as_str().len())));
+        let written = self.operations.iter().map(Operation::key).collect::<BTreeSet<_>>();
+        if written.len() < self.operations.len() {
+            return too_large("two operations on one key".into());
         }
-        let bytes: usize = self.operations.iter().map(Operation::bytes).sum();
+        let mut keys = written.into_iter().chain(self.compares.iter().map(Compare::key));
+        if let Some(key) = keys.find(|key| key.as_str().is_empty() || key.as_str().len() > KEY_BYTES_MAX) {
+            return too_large(format!("a key of {} bytes (1 to {KEY_BYTES_MAX})", key.as_str().len()));
+        }
+        let bytes = self.bytes();
         if bytes > TRANSACTION_BYTES_MAX {
-            return Err(Error::TooLarge(format!("{bytes} bytes")));
+            return too_large(format!("{bytes} bytes"));
         }
         Ok(())
+    }
+
+    /// Keys and values that it writes.
+    pub fn bytes(&self) -> usize {
+        self.operations.iter().map(Operation::bytes).sum()
     }
 }
 
