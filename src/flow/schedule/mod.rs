@@ -1,6 +1,6 @@
 //! Schedule: demand, fleet and previous placement → shares per cluster, or a reason for every "no".
 //!
-//! Owns: who may get what ([`candidates`]), how much fits ([`room`]) and how it is shared out ([`spread`], [`divide`]).
+//! Owns: who may get what (`candidates`), how much fits ([`room`]) and how it is shared out (`whole`, `divided`).
 //! Must never: take anything away because of silence, exceed a cluster's room, or depend on the order of its input.
 //!
 //! The previous answer is where it starts: what runs stays, and only the difference is decided. So solving twice
@@ -17,7 +17,14 @@ use crate::model::{
     revision::RenderedComponent,
 };
 
+mod candidates;
+mod divide;
+mod divided;
 pub mod room;
+mod solver;
+#[cfg(test)]
+mod tests;
+mod whole;
 
 /// Everything a decision is made from.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +65,7 @@ pub struct Solution {
 }
 
 pub fn solve(problem: &Problem<'_>) -> Solution {
-    let _ = problem;
-    Solution::default()
+    solver::Solver::new(problem).run()
 }
 
 /// A fleet as `kubectl get clusters -o yaml` prints it, for asking "what if" away from a hub: a cluster that is not

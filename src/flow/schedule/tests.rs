@@ -1,0 +1,470 @@
+//! Tables for the words of an answer, properties for its sense.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::model::{
+    Demand, Resources, Sketch,
+    object::ObjectName,
+    placement::{Row, Why},
+    quantity::{CPU, PODS},
+    revision::ReplicasAt,
+    sketch::Shape,
+};
+
+const STEP: i64 = 100;
+
+fn component(name: &str, replicas: u32) -> RenderedComponent {
+    RenderedComponent {
+        name: name.into(),
+        type_: "webservice".into(),
+        manifests: Vec::new(),
+        demand: Some(Demand { requests: Resources::of([(CPU, STEP)]), ..Demand::default() }),
+        replicas: Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count: replicas }),
+    }
+}
+
+fn policy(type_: &str, properties: serde_json::Value) -> Policy {
+    Policy { name: type_.into(), type_: type_.into(), properties }
+}
+
+fn divided() -> Vec<Policy> {
+    vec![policy("placement", json!({"mode": "Divided"}))]
+}
+
+fn cluster(name: &str, room: u32) -> Candidate {
+    let free = Resources::of([(CPU, i64::from(room) * STEP), (PODS, 10_000)]);
+    let sketch = Sketch { shapes: vec![Shape { count: 1, free, ..Shape::default() }], ..Sketch::default() };
+    Candidate { name: name.into(), accepted: true, room: Some(Room::of(&sketch)), ..Candidate::default() }
+}
+
+/// Uids that order the other way round than names do, so that an order by uid cannot pass for one by name.
+fn uid_of(name: &str) -> Uid {
+    Uid(name.chars().map(|c| char::from(b'a' + (b'z' - c as u8 % 26) % 26)).collect())
+}
+
+fn fleet(clusters: &[(&str, u32)]) -> BTreeMap<Uid, Candidate> {
+    clusters.iter().map(|&(name, room)| (uid_of(name), cluster(name, room))).collect()
+}
+
+struct Case {
+    policies: Vec<Policy>,
+    components: Vec<RenderedComponent>,
+    fleet: BTreeMap<Uid, Candidate>,
+    previous: Option<Placement>,
+    held: BTreeSet<Uid>,
+}
+
+impl Case {
+    fn new(policies: Vec<Policy>, replicas: u32, clusters: &[(&str, u32)]) -> Self {
+        let components = vec![component("web", replicas)];
+        Self { policies, components, fleet: fleet(clusters), previous: None, held: BTreeSet::new() }
+    }
+
+    fn solve(&self) -> Solution {
+        solve(&Problem {
+            policies: &self.policies,
+            components: &self.components,
+            fleet: &self.fleet,
+            previous: self.previous.as_ref(),
+            held: &self.held,
+        })
+    }
+
+    /// Decides, and takes what is new off the rooms, as reservations do.
+    fn settle(&mut self) -> Solution {
+        let solution = self.solve();
+        let before = self.previous.take();
+        for (uid, shares) in &solution.shares {
+            let cluster = self.fleet.get_mut(uid).expect("a known cluster");
+            for component in &self.components {
+                let count = |share: Option<&Share>| share.and_then(|share| share.replicas).unwrap_or(0);
+                let rows = before.iter().flat_map(|placement| &placement.rows).filter(|row| row.cluster == *uid);
+                let had: u32 = rows.map(|row| count(row.components.get(&component.name))).sum();
+                let more = count(shares.get(&component.name)).saturating_sub(had);
+                if let (Some(room), Some(demand)) = (&mut cluster.room, &component.demand) {
+                    room.take(demand, more);
+                }
+            }
+        }
+        self.previous = Some(placement(&self.fleet, &solution));
+        solution
+    }
+
+    fn at(&mut self, name: &str) -> &mut Candidate {
+        self.fleet.get_mut(&uid_of(name)).expect("a known cluster")
+    }
+
+    fn scale(&mut self, replicas: u32) {
+        self.components[0].replicas.as_mut().expect("replicas").count = replicas;
+    }
+}
+
+fn placement(fleet: &BTreeMap<Uid, Candidate>, solution: &Solution) -> Placement {
+    let row = |(uid, components): (&Uid, &BTreeMap<String, Share>)| Row {
+        cluster: uid.clone(),
+        cluster_name: fleet[uid].name.clone(),
+        generation: 1,
+        revision: "web-v1".into(),
+        components: components.clone(),
+        removals: Vec::new(),
+        trace: String::new(),
+    };
+    Placement {
+        application: ObjectName::new("default", "web"),
+        application_uid: "app".into(),
+        decision: 1,
+        rows: solution.shares.iter().map(row).collect(),
+        refusals: Vec::new(),
+        unplaced: BTreeMap::new(),
+    }
+}
+
+/// Replicas of `web` by cluster name.
+fn counts(case: &Case, solution: &Solution) -> BTreeMap<String, u32> {
+    let count = |shares: &BTreeMap<String, Share>| shares.get("web").and_then(|share| share.replicas);
+    let named = |(uid, shares)| Some((case.fleet[uid].name.clone(), count(shares)?));
+    solution.shares.iter().filter_map(named).collect()
+}
+
+fn expect(case: &Case, solution: &Solution, expected: &[(&str, u32)]) {
+    let expected: BTreeMap<String, u32> = expected.iter().map(|&(name, count)| (name.to_owned(), count)).collect();
+    assert_eq!(counts(case, solution), expected, "{solution:#?}");
+}
+
+fn refusals(solution: &Solution) -> Vec<String> {
+    solution.refusals.iter().map(|refusal| format!("{}: {}", refusal.cluster_name, refusal.why)).collect()
+}
+
+#[test]
+fn a_total_is_divided_by_free_capacity_with_its_figures() {
+    let mut case = Case::new(divided(), 30, &[("ap", 20), ("eu", 40), ("us", 40)]);
+    let solution = case.settle();
+    expect(&case, &solution, &[("ap", 6), ("eu", 12), ("us", 12)]);
+    assert_eq!(solution.shares[&uid_of("eu")]["web"].reason, "12 of 30 by free capacity, 40 of 100");
+    assert_eq!(solution.unplaced, BTreeMap::new());
+}
+
+#[test]
+fn more_replicas_are_added_and_fewer_are_taken_in_proportion() {
+    let mut case = Case::new(divided(), 10, &[("ap", 10), ("eu", 10)]);
+    case.settle();
+    case.fleet.insert(uid_of("us"), cluster("us", 40));
+    case.scale(20);
+    let grown = case.settle();
+    expect(&case, &grown, &[("ap", 6), ("eu", 6), ("us", 8)]);
+    assert_eq!(grown.shares[&uid_of("ap")]["web"].reason, "6 of 20, up from 5: 1 more by free capacity, 5 of 50");
+    case.scale(10);
+    let shrunk = case.settle();
+    expect(&case, &shrunk, &[("ap", 3), ("eu", 3), ("us", 4)]);
+    assert_eq!(shrunk.shares[&uid_of("us")]["web"].reason, "4 of 10, down from 8: the total went from 20 to 10");
+    case.scale(0);
+    let none = case.settle();
+    expect(&case, &none, &[("ap", 0), ("eu", 0), ("us", 0)]);
+}
+
+#[test]
+fn what_does_not_fit_as_a_whole_is_not_begun() {
+    let mut case = Case::new(divided(), 30, &[("eu", 15), ("us", 10)]);
+    let first = case.settle();
+    expect(&case, &first, &[]);
+    assert_eq!(first.unplaced["web"], "room for 25 of 30 replicas; 0 run, nothing new is placed until all fit");
+    assert_eq!(refusals(&first)[0], "eu: nobody took it: all 30 or nothing new, and only 25 fit");
+
+    case.scale(20);
+    expect(&case, &case.solve(), &[("eu", 12), ("us", 8)]);
+    case.settle();
+    case.scale(30);
+    let more = case.settle();
+    expect(&case, &more, &[("eu", 12), ("us", 8)]);
+    assert_eq!(more.unplaced["web"], "room for 25 of 30 replicas; 20 run, nothing new is placed until all fit");
+}
+
+#[test]
+fn every_cluster_that_gets_nothing_has_its_reason() {
+    let policies = vec![
+        policy("topology", json!({"clusterLabelSelector": {"tier": "prod"}})),
+        policy("placement", json!({"mode": "Divided"})),
+    ];
+    let names = ["cordoned", "full", "labelless", "leaving", "new", "silent", "stranger", "works"];
+    let mut case = Case::new(policies, 3, &names.map(|name| (name, 10)));
+    for name in names.iter().filter(|&&name| name != "labelless") {
+        case.at(name).labels.insert("tier".into(), "prod".into());
+    }
+    case.at("cordoned").cordoned = true;
+    case.at("full").room = Some(Room::default());
+    case.at("leaving").deleting = true;
+    case.at("new").room = None;
+    case.at("silent").silent = true;
+    case.at("stranger").accepted = false;
+    let solution = case.solve();
+    expect(&case, &solution, &[("works", 3)]);
+    assert_eq!(
+        refusals(&solution),
+        [
+            "cordoned: cordoned",
+            "full: room for 0 of 3 replicas: no node is ready",
+            "labelless: its labels do not match tier=prod",
+            "leaving: is being deleted",
+            "new: has not reported its capacity yet",
+            "silent: its agent is silent",
+            "stranger: not accepted by the hub",
+        ]
+    );
+}
+
+#[test]
+fn a_topology_naming_no_existing_cluster_says_so() {
+    let policies = vec![policy("topology", json!({"clusters": ["eu", "mars"]}))];
+    let case = Case::new(policies, 2, &[("eu", 10), ("us", 10)]);
+    let solution = case.solve();
+    expect(&case, &solution, &[("eu", 2)]);
+    assert_eq!(solution.unplaced["web"], "no cluster named mars has joined");
+    assert_eq!(refusals(&solution), ["mars: no cluster of this name has joined", "us: not among the named clusters"]);
+}
+
+#[test]
+fn a_selector_without_a_match_is_a_refusal_unless_empty_is_allowed() {
+    let topology = |allow| vec![policy("topology", json!({"clusterLabelSelector": {"a": "b"}, "allowEmpty": allow}))];
+    let refused = Case::new(topology(false), 1, &[("eu", 10)]).solve();
+    assert_eq!(refused.unplaced["web"], "no cluster can take it: 1 not chosen by the policies");
+    let allowed = Case::new(topology(true), 1, &[("eu", 10)]).solve();
+    assert_eq!((allowed.unplaced.len(), allowed.shares.len()), (0, 0));
+}
+
+#[test]
+fn several_topologies_choose_the_union_and_placement_chooses_among_it() {
+    let topologies = [
+        policy("topology", json!({"clusters": ["ap"]})),
+        policy("topology", json!({"clusterLabelSelector": {"a": "b"}})),
+    ];
+    let mut case = Case::new(topologies.to_vec(), 2, &[("ap", 10), ("eu", 10), ("us", 10)]);
+    case.at("us").labels.insert("a".into(), "b".into());
+    expect(&case, &case.solve(), &[("ap", 2), ("us", 2)]);
+    case.policies.push(policy("placement", json!({"mode": "Duplicated", "clusters": ["eu", "us"]})));
+    expect(&case, &case.solve(), &[("us", 2)]);
+}
+
+#[test]
+fn without_a_policy_the_roomiest_cluster_gets_it_and_keeps_it() {
+    let mut case = Case::new(vec![], 2, &[("ap", 10), ("eu", 30), ("us", 20)]);
+    let solution = case.settle();
+    expect(&case, &solution, &[("eu", 2)]);
+    assert_eq!(solution.shares[&uid_of("eu")]["web"].reason, "most room: 30, next is us with 20");
+    assert_eq!(refusals(&solution), ["ap: eu took it: it has most room, 30", "us: eu took it: it has most room, 30"]);
+    case.at("us").room = cluster("us", 500).room;
+    case.at("eu").cordoned = true;
+    expect(&case, &case.solve(), &[("eu", 2)]);
+}
+
+#[test]
+fn a_new_cluster_that_the_selector_matches_gets_a_duplicated_application() {
+    let mut case = Case::new(vec![policy("topology", json!({"clusterLabelSelector": {}}))], 2, &[("eu", 10)]);
+    case.settle();
+    case.fleet.insert(uid_of("us"), cluster("us", 10));
+    case.fleet.insert(uid_of("ap"), cluster("ap", 1));
+    let solution = case.settle();
+    expect(&case, &solution, &[("eu", 2), ("us", 2)]);
+    assert_eq!(refusals(&solution), ["ap: room for 1 of 2 replicas: cpu"]);
+}
+
+#[test]
+fn duplicated_stays_where_it_is_though_the_room_is_gone() {
+    let mut case = Case::new(vec![policy("topology", json!({"clusters": ["eu"]}))], 2, &[("eu", 10)]);
+    case.settle();
+    case.at("eu").room = Some(Room::default());
+    case.scale(4);
+    expect(&case, &case.solve(), &[("eu", 4)]);
+}
+
+#[test]
+fn components_share_one_room() {
+    let mut case = Case::new(vec![policy("placement", json!({"mode": "Duplicated"}))], 6, &[("eu", 10), ("us", 20)]);
+    case.components.push(component("api", 6));
+    let solution = case.solve();
+    expect(&case, &solution, &[("us", 6)]);
+    assert_eq!(refusals(&solution), ["eu: room for 4 of 6 replicas: cpu"]);
+}
+
+#[test]
+fn what_has_no_replicas_goes_where_the_divided_components_run() {
+    let mut case = Case::new(divided(), 4, &[("ap", 0), ("eu", 10), ("us", 10)]);
+    case.components.push(RenderedComponent { demand: None, replicas: None, ..component("settings", 0) });
+    let solution = case.solve();
+    let with_settings: BTreeSet<_> = solution
+        .shares
+        .iter()
+        .filter(|(_, shares)| shares.contains_key("settings"))
+        .map(|(uid, _)| uid.clone())
+        .collect();
+    assert_eq!(with_settings, BTreeSet::from([uid_of("eu"), uid_of("us")]));
+}
+
+#[test]
+fn only_the_replicas_of_a_cluster_that_leaves_move() {
+    let mut case = Case::new(divided(), 12, &[("ap", 20), ("eu", 20), ("us", 20)]);
+    case.settle();
+    case.at("us").deleting = true;
+    let solution = case.settle();
+    expect(&case, &solution, &[("ap", 6), ("eu", 6)]);
+}
+
+#[test]
+fn a_cluster_that_is_no_longer_chosen_keeps_its_replicas_until_they_fit_elsewhere() {
+    let policies =
+        vec![policy("placement", json!({"mode": "Divided", "clusterSelector": {"matchLabels": {"a": "b"}}}))];
+    let mut case = Case::new(policies, 10, &[("eu", 5), ("us", 10)]);
+    for name in ["eu", "us"] {
+        case.at(name).labels.insert("a".into(), "b".into());
+    }
+    case.settle();
+    case.at("us").labels.clear();
+    let solution = case.settle();
+    assert_eq!(counts(&case, &solution).values().sum::<u32>(), 10);
+    assert_eq!(solution.unplaced["web"].split(';').next(), Some("room for 5 of 10 replicas"));
+    case.at("eu").room = cluster("eu", 50).room;
+    expect(&case, &case.solve(), &[("eu", 10)]);
+}
+
+#[test]
+fn held_clusters_keep_what_the_policies_took_from_them() {
+    let mut case = Case::new(vec![policy("topology", json!({"clusters": ["eu", "us"]}))], 2, &[("eu", 10), ("us", 10)]);
+    case.settle();
+    case.policies = vec![policy("topology", json!({"clusters": ["eu"]}))];
+    case.held = [uid_of("us")].into();
+    expect(&case, &case.solve(), &[("eu", 2), ("us", 2)]);
+    case.held.clear();
+    expect(&case, &case.solve(), &[("eu", 2)]);
+}
+
+#[test]
+fn an_unreadable_policy_changes_nothing() {
+    let mut case = Case::new(divided(), 4, &[("eu", 10)]);
+    case.settle();
+    case.policies = vec![policy("placement", json!({"mode": "Guess"}))];
+    let solution = case.solve();
+    expect(&case, &solution, &[("eu", 4)]);
+    assert!(solution.unplaced["web"].contains("cannot be read"));
+}
+
+fn clusters() -> impl Strategy<Value = Vec<u32>> {
+    prop::collection::vec(0u32..60, 1..7)
+}
+
+const NAMES: [&str; 7] = ["ap", "br", "cn", "de", "eu", "fr", "gb"];
+
+fn divided_case(rooms: &[u32], replicas: u32) -> Case {
+    let named: Vec<_> = NAMES.into_iter().zip(rooms.iter().copied()).collect();
+    Case::new(divided(), replicas, &named)
+}
+
+proptest! {
+    #[test]
+    fn sum_is_exact(rooms in clusters(), totals in prop::collection::vec(0u32..200, 1..6)) {
+        let mut case = divided_case(&rooms, 0);
+        let mut placed = 0;
+        for total in totals {
+            case.scale(total);
+            let solution = case.settle();
+            let sum = counts(&case, &solution).values().sum::<u32>();
+            prop_assert_eq!(sum, if solution.unplaced.is_empty() { total } else { placed });
+            placed = sum;
+        }
+    }
+
+    #[test]
+    fn never_exceeds_capacity(rooms in clusters(), totals in prop::collection::vec(0u32..200, 1..6)) {
+        let mut case = divided_case(&rooms, 0);
+        for total in totals {
+            // Nothing starts in the members, so every decided replica still counts against the room of the beginning.
+            case.scale(total);
+            let grown = counts(&case, &case.solve());
+            let before: BTreeMap<String, u32> = case.previous.iter().flat_map(|p| &p.rows).map(|row| (row.cluster_name.clone(), row.components["web"].replicas.unwrap_or(0))).collect();
+            for (name, share) in grown {
+                let more = share.saturating_sub(before.get(&name).copied().unwrap_or(0));
+                let room = case.at(&name).room.as_ref().map_or(0, |room| room.for_demand(&component("web", 1).demand.unwrap_or_default()));
+                prop_assert!(more <= room);
+            }
+            case.settle();
+        }
+    }
+
+    #[test]
+    fn solving_twice_changes_nothing(rooms in clusters(), totals in prop::collection::vec(0u32..200, 1..4)) {
+        let mut case = divided_case(&rooms, 0);
+        for total in totals {
+            case.scale(total);
+            let once = case.settle();
+            let twice = case.solve();
+            prop_assert_eq!(once.shares, twice.shares);
+        }
+    }
+
+    #[test]
+    fn order_of_input_is_irrelevant(rooms in clusters(), replicas in 0u32..100, turn in 0usize..7) {
+        let case = divided_case(&rooms, replicas);
+        let mut turned = divided_case(&rooms, replicas);
+        let mut uids: Vec<Uid> = case.fleet.keys().cloned().collect();
+        let by = turn % uids.len();
+        uids.rotate_left(by);
+        turned.fleet = uids.into_iter().zip(case.fleet.values().cloned()).collect();
+        prop_assert_eq!(counts(&case, &case.solve()), counts(&turned, &turned.solve()));
+    }
+
+    #[test]
+    fn silence_moves_nothing(
+        rooms in clusters(),
+        replicas in 0u32..100,
+        silent in prop::collection::vec(any::<bool>(), 7),
+        mode in prop::sample::select(vec!["Divided", "Duplicated"]),
+    ) {
+        let mut case = divided_case(&rooms, replicas);
+        case.policies = vec![policy("placement", json!({"mode": mode}))];
+        let before = case.settle();
+        for (cluster, silent) in case.fleet.values_mut().zip(silent) {
+            cluster.silent = silent;
+            cluster.room = if silent { None } else { cluster.room.take() };
+        }
+        prop_assert_eq!(before.shares, case.solve().shares);
+    }
+
+    #[test]
+    fn a_larger_total_lowers_nobody(rooms in clusters(), first in 0u32..100, more in 0u32..100) {
+        let mut case = divided_case(&rooms, first);
+        let before = case.settle();
+        let before = counts(&case, &before);
+        case.scale(first + more);
+        let after = counts(&case, &case.solve());
+        for (name, share) in before {
+            prop_assert!(after.get(&name).copied().unwrap_or(0) >= share);
+        }
+    }
+
+    #[test]
+    fn every_fall_has_its_reason(rooms in clusters(), first in 0u32..100, second in 0u32..100) {
+        let mut case = divided_case(&rooms, first);
+        let before = case.settle();
+        case.scale(second);
+        let after = case.solve();
+        for (uid, shares) in &before.shares {
+            let now = after.shares.get(uid).and_then(|shares| shares.get("web"));
+            match now {
+                Some(share) if share.replicas < shares["web"].replicas => prop_assert!(share.reason.contains("down from")),
+                Some(_) => {}
+                None => prop_assert!(after.refusals.iter().any(|refusal| refusal.cluster == *uid)),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_words_of_no_are_stable() {
+    let why = Why::NoRoom { room: 1, wanted: 3, scarce: "cpu".into() };
+    assert_eq!(
+        serde_json::to_value(&why).expect("json"),
+        json!({"reason": "NoRoom", "room": 1, "wanted": 3, "scarce": "cpu"})
+    );
+}
