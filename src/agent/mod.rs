@@ -12,7 +12,11 @@ use crate::model::protocol::{ToAgent, ToHub};
 
 pub mod cluster;
 pub mod core;
+pub mod dial;
+pub mod identity;
+pub mod join;
 pub mod ledger;
+pub mod link;
 mod shell;
 
 /// The agent's end of the connection to the hub: a task that connects, authenticates, renews its certificate and
