@@ -95,12 +95,11 @@ fn resources(properties: &Properties<'_>, flavour: Flavour) -> Option<Value> {
     };
     let (mut requests, mut limits) = (Map::new(), Map::new());
     for resource in ["cpu", "memory"] {
-        let limited = limit.as_ref().and_then(|limit| limit.text(resource).map(|_| limit));
-        if properties.text(resource).is_none() {
-            continue;
-        }
-        set(&mut requests, resource, quantity(properties, resource));
-        set(&mut limits, resource, quantity(limited.unwrap_or(properties), resource));
+        let request = quantity(properties, resource);
+        let limit = limit.as_ref().and_then(|limit| quantity(limit, resource));
+        // A limit of what is not asked for is ignored.
+        set(&mut limits, resource, request.map(|request| limit.unwrap_or(request)));
+        set(&mut requests, resource, request);
     }
     (!requests.is_empty()).then(|| json!({"requests": requests, "limits": limits}))
 }

@@ -189,3 +189,133 @@ fn field_path(pointer: &str) -> String {
         .map(|token| if token.parse::<usize>().is_ok() { format!("[{token}]") } else { format!(".{token}") })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::quantity::{CPU, MEMORY};
+
+    type Found = (Option<Demand>, Option<ReplicasAt>);
+
+    fn found(objects: &[Value]) -> Result<Found, Vec<String>> {
+        let draft = |(index, object): (usize, &Value)| Draft {
+            key: String::new(),
+            path: Some(format!("objects[{index}]")),
+            object: object.clone(),
+        };
+        let drafts: Vec<_> = objects.iter().enumerate().map(draft).collect();
+        let faults = Faults::default();
+        let found = of(&drafts, "component", &faults);
+        let faults = faults.into_vec();
+        if faults.is_empty() { Ok(found) } else { Err(faults.into_iter().map(|fault| fault.path).collect()) }
+    }
+
+    fn workload(api_version: &str, kind: &str, spec: Value) -> Value {
+        json!({"apiVersion": api_version, "kind": kind, "spec": spec})
+    }
+
+    fn deployment(pod: Value) -> Value {
+        workload("apps/v1", "Deployment", json!({"template": {"spec": pod}}))
+    }
+
+    fn requests(pod: Value) -> Resources {
+        found(&[deployment(pod)]).unwrap().0.unwrap().requests
+    }
+
+    fn cpu(amount: &str) -> Value {
+        json!({"resources": {"requests": {"cpu": amount}}})
+    }
+
+    #[test]
+    fn containers_add_up_and_limits_stand_in_for_requests() {
+        let pod = json!({"containers": [
+            {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1", "memory": "64Mi"}}},
+            {"resources": {"limits": {"cpu": 2, "nvidia.com/gpu": "1"}}},
+            {},
+        ]});
+        assert_eq!(requests(pod), Resources::of([(CPU, 2100), (MEMORY, 64 << 20), ("nvidia.com/gpu", 1)]));
+    }
+
+    #[test]
+    fn the_largest_moment_of_starting_counts() {
+        let sidecar = json!({"restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}});
+        let pod = json!({"initContainers": [cpu("300m"), sidecar, cpu("120m")], "containers": [cpu("100m")]});
+        assert_eq!(requests(pod), Resources::of([(CPU, 300)]));
+        let pod = json!({"initContainers": [sidecar, cpu("290m")], "containers": [cpu("100m")]});
+        assert_eq!(requests(pod), Resources::of([(CPU, 340)]), "beside the sidecar that runs already");
+        let pod = json!({"initContainers": [sidecar], "containers": [cpu("100m")], "overhead": {"cpu": "7m"}});
+        assert_eq!(requests(pod), Resources::of([(CPU, 157)]));
+    }
+
+    #[test]
+    fn what_is_said_for_the_whole_pod_counts() {
+        let pod = json!({"resources": {"requests": {"cpu": "1"}}, "containers": [cpu("100m"), cpu("200m")]});
+        assert_eq!(requests(pod), Resources::of([(CPU, 1000)]));
+    }
+
+    #[test]
+    fn constraints_of_the_pod_are_part_of_the_demand() {
+        let pod = json!({
+            "nodeSelector": {"kubernetes.io/arch": "arm64"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 5}],
+        });
+        let demand = found(&[deployment(pod)]).unwrap().0.unwrap();
+        assert_eq!(demand.node_selector, [("kubernetes.io/arch".to_owned(), "arm64".to_owned())].into());
+        let toleration = Toleration { key: "gpu".into(), operator: "Exists".into(), ..Toleration::default() };
+        assert_eq!(demand.tolerations, [toleration]);
+    }
+
+    #[test]
+    fn replicas_are_counted_where_a_kind_has_them() {
+        let template = json!({"spec": {"containers": [cpu("100m")]}});
+        let replicas = |count| json!({"replicas": count, "template": template});
+        let bare = json!({"template": template});
+        for (object, counts, expected) in [
+            (workload("apps/v1", "Deployment", replicas(json!(4))), true, Some(4)),
+            (workload("apps/v1", "StatefulSet", bare.clone()), true, Some(1)),
+            (workload("apps/v1", "ReplicaSet", replicas(json!(null))), true, Some(1)),
+            (workload("example.com/v1", "CloneSet", replicas(json!(0))), true, Some(0)),
+            (workload("example.com/v1", "CloneSet", bare.clone()), false, None),
+            (workload("batch/v1", "Job", bare.clone()), true, None),
+            (workload("v1", "Pod", json!({"containers": []})), true, None),
+            (workload("apps/v1", "DaemonSet", bare.clone()), false, None),
+            (workload("batch/v1", "CronJob", json!({"jobTemplate": {"spec": bare}})), false, None),
+            (workload("v1", "ConfigMap", json!({})), false, None),
+        ] {
+            let (demand, replicas) = found(std::slice::from_ref(&object)).unwrap();
+            assert_eq!((demand.is_some(), replicas.map(|at| at.count)), (counts, expected), "{object}");
+        }
+    }
+
+    #[test]
+    fn the_object_with_replicas_is_found_wherever_it_stands() {
+        let objects = [
+            workload("v1", "ConfigMap", json!({})),
+            workload("batch/v1", "Job", json!({"template": {"spec": {"containers": [cpu("1")]}}})),
+            deployment(json!({"containers": [cpu("200m")]})),
+        ];
+        let (demand, replicas) = found(&objects).unwrap();
+        assert_eq!(demand.unwrap().requests, Resources::of([(CPU, 200)]));
+        assert_eq!(replicas.unwrap().manifest, 2);
+    }
+
+    #[test]
+    fn faulty_figures_are_told_with_their_paths() {
+        let faulty = |spec: Value| found(&[json!({}), workload("apps/v1", "Deployment", spec)]).unwrap_err();
+        for replicas in [json!("3"), json!(-1), json!(1.5), json!(1u64 << 31)] {
+            assert_eq!(faulty(json!({"replicas": replicas})), ["objects[1].spec.replicas"], "{replicas}");
+        }
+        let pod = json!({"containers": [{}, {"resources": {"requests": {"cpu": "x"}, "limits": {"memory": true, "a": "-1"}}}]});
+        let container = "objects[1].spec.template.spec.containers[1].resources";
+        let expected = [".limits[a]", ".limits[memory]", ".requests[cpu]"].map(|field| format!("{container}{field}"));
+        assert_eq!(faulty(json!({"template": {"spec": pod}})), expected);
+        let cron = workload(
+            "batch/v1",
+            "CronJob",
+            json!({"jobTemplate": {"spec": {"template": {"spec": {"overhead": {"cpu": ""}}}}}}),
+        );
+        assert_eq!(found(&[cron]).unwrap_err(), ["objects[0].spec.jobTemplate.spec.template.spec.overhead[cpu]"]);
+    }
+}

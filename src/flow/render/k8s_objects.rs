@@ -11,7 +11,7 @@ pub const TYPE: ComponentType = ComponentType { name: "k8s-objects", draft };
 fn draft(_: &Context<'_>, properties: &Properties<'_>) -> Vec<Draft> {
     properties.require("objects");
     let Some(objects) = properties.items("objects") else { return Vec::new() };
-    if objects.is_empty() {
+    if properties.as_map().get("objects").and_then(Value::as_array).is_some_and(Vec::is_empty) {
         properties.fault("objects", FieldErrorKind::Required, "at least one object");
     }
     let draft = |(index, object): (usize, &Properties<'_>)| {

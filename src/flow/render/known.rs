@@ -1,9 +1,9 @@
 //! Names that were written, against names that are known: the words in which an unknown one is refused.
 
-/// `unknown trait type "scalar"; did you mean "scaler"? known: annotations, labels, scaler`
+/// `unknown trait type "scalar"; did you mean "scaler"? known: "annotations", "labels", "scaler"`
 pub fn unknown(noun: &str, written: &str, known: &[&str]) -> String {
     let shown: String = written.chars().take(SHOWN_MAX).collect();
-    let list = known.join(", ");
+    let list = known.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     match nearest(&shown, known) {
         Some(meant) => format!("unknown {noun} {shown:?}; did you mean {meant:?}? known: {list}"),
         None => format!("unknown {noun} {shown:?}; known: {list}"),
@@ -16,8 +16,8 @@ const SHOWN_MAX: usize = 64;
 /// The known name that takes fewest edits, if that is at most a third of its length.
 fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let edits = |name: &&&str| edit_distance(&written.to_lowercase(), name);
-    let best = known.iter().min_by_key(edits)?;
-    (edits(&best) <= best.len().div_ceil(3)).then_some(best)
+    let best = known.iter().filter(|name| !name.is_empty()).min_by_key(edits)?;
+    (edits(&best) <= best.len() / 3).then_some(best)
 }
 
 /// Levenshtein's distance, row by row.
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_refusal_lists_what_there_is_and_repeats_no_more_than_a_line() {
-        assert_eq!(unknown("trait type", "gateway", &["labels"]), r#"unknown trait type "gateway"; known: labels"#);
+        assert_eq!(unknown("trait type", "gateway", &["labels"]), r#"unknown trait type "gateway"; known: "labels""#);
         assert!(unknown("trait type", &"x".repeat(100_000), &["labels"]).len() < 200);
     }
 }

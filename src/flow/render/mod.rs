@@ -114,6 +114,9 @@ fn apply_trait(trait_: &Trait, workload: &mut Value, path: &str, faults: &Faults
 }
 
 fn unknown_type<const N: usize>(noun: &str, name: &str, path: &str, known: [&str; N]) -> FieldError {
+    if name.is_empty() {
+        return FieldError::new(format!("{path}.type"), FieldErrorKind::Required, "");
+    }
     let detail = known::unknown(&format!("{noun} type"), name, &known);
     FieldError::new(format!("{path}.type"), FieldErrorKind::NotSupported, detail)
 }
