@@ -8,6 +8,10 @@
 
 pub mod blobs;
 pub mod command;
+pub mod compaction;
+#[cfg(test)]
+mod conformance;
+pub mod durable;
 pub mod memory;
 pub mod mvcc;
 pub mod object;

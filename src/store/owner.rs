@@ -69,7 +69,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { progress: Duration::from_secs(5), history_revisions_max: 100_000, history_bytes_max: 64 << 20 }
+        Self { progress: Duration::from_secs(5), history_revisions_max: 20_000, history_bytes_max: 32 << 20 }
     }
 }
 
@@ -97,7 +97,7 @@ impl Shared {
 
     pub(super) fn closed(&self) -> Error {
         let stopped = self.stopped.read();
-        Error::Closed(stopped.clone().unwrap_or_else(|| "its last handle is gone".into()))
+        Error::Closed(stopped.clone().unwrap_or_else(|| "its owner has ended".into()))
     }
 }
 
@@ -109,6 +109,8 @@ struct Owner {
     options: Options,
     /// Position of the last command.
     index: Index,
+    /// Up to here the log has been told that it may forget.
+    checkpointed: Index,
     /// Positions of the commands that made the revisions that can still be compacted, oldest first.
     positions: VecDeque<Index>,
 }
@@ -141,6 +143,7 @@ pub(super) fn start(
         signals,
         options: options.clone(),
         index,
+        checkpointed: index,
         positions: VecDeque::new(),
     };
     for command in commands {
@@ -236,9 +239,12 @@ impl Owner {
                 Err(refused) => return Ok(Err(refused)),
             };
             drop(state);
-            let passed = (step.revision - before) as usize;
-            if let Some(index) = self.positions.drain(..passed).next_back() {
+            self.positions.drain(..(step.revision - before) as usize);
+            // Up to the command that made the next revision; those before it changed nothing.
+            let index = self.positions.front().map_or(self.index, |next| next - 1);
+            if index > self.checkpointed {
                 self.log.checkpoint(index, &step)?;
+                self.checkpointed = index;
             }
             if step.revision >= revision {
                 return Ok(Ok(Applied::Compacted(step)));
@@ -246,13 +252,20 @@ impl Owner {
         }
     }
 
-    /// History is memory: it must stay bounded even where nobody asks for compaction.
+    /// History is memory, and the log is what a start replays: both must stay bounded even where nobody asks for
+    /// compaction.
     fn bound_history(&mut self) -> Result<(), LogError> {
         let (compacted, revision, bytes) = {
             let state = self.shared.state.read();
             (state.compacted(), state.revision(), state.history_bytes())
         };
-        if revision - compacted <= self.options.history_revisions_max && bytes <= self.options.history_bytes_max {
+        let Options { history_revisions_max, history_bytes_max, .. } = self.options;
+        // Conflicts are in the log without making history.
+        let logged = self.index - self.checkpointed;
+        if revision - compacted <= history_revisions_max
+            && logged <= 2 * history_revisions_max
+            && bytes <= history_bytes_max
+        {
             return Ok(());
         }
         let command = Command::Compact(compacted + (revision - compacted).div_ceil(2));
