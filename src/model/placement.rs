@@ -96,6 +96,24 @@ pub enum Why {
     OutScored { other: String, detail: String },
 }
 
+impl Why {
+    /// The stable word alone.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAccepted => "NotAccepted",
+            Self::Deleting => "Deleting",
+            Self::Cordoned => "Cordoned",
+            Self::Silent => "Silent",
+            Self::NotNamed => "NotNamed",
+            Self::NoSuchCluster => "NoSuchCluster",
+            Self::SelectorMismatch { .. } => "SelectorMismatch",
+            Self::NoSketch => "NoSketch",
+            Self::NoRoom { .. } => "NoRoom",
+            Self::OutScored { .. } => "OutScored",
+        }
+    }
+}
+
 /// One value set in a manifest for one cluster, so that clusters share bytes though their replicas differ.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Patch {
