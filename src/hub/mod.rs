@@ -10,4 +10,5 @@ pub mod keys;
 pub mod limits;
 pub mod listen;
 pub mod pki;
+pub mod records;
 pub mod slices;

@@ -96,23 +96,25 @@ pub async fn get(store: &dyn Store, digest: &Digest) -> Result<Option<Bytes>, In
     let list = List { prefix: Key::blob(digest).to_string(), after: None, limit: 0, at: None };
     let entries = store.list(list).await?.entries;
     let Some(head) = entries.first().filter(|head| head.key == Key::blob(digest)) else { return Ok(None) };
-    let bytes = joined(&head.value, &entries[1..]).ok_or(Invalid::Malformed(*digest))?;
+    let pieces: Vec<Bytes> = entries[1..].iter().map(|entry| entry.value.clone()).collect();
+    let bytes = joined(&head.value, &pieces).ok_or(Invalid::Malformed(*digest))?;
     if Digest::of(&bytes) != *digest {
         return Err(Invalid::Digest(*digest));
     }
     Ok(Some(bytes))
 }
 
-/// Pieces beyond the number that the head says are left from an attempt that was cut into other pieces.
-fn joined(head: &Bytes, pieces: &[Entry]) -> Option<Bytes> {
+/// Head and pieces (in order) → content, not verified. Pieces beyond the number that the head says are left from an
+/// attempt that was cut into other pieces.
+pub fn joined(head: &Bytes, pieces: &[Bytes]) -> Option<Bytes> {
     match head.split_first()? {
         (&WHOLE, _) => Some(head.slice(1..)),
         (&PIECES, mut rest) => {
             let count = rest.try_get_u32().ok()? as usize;
             let length = rest.try_get_u64().ok()? as usize;
             let pieces = pieces.get(..count)?;
-            let present: usize = pieces.iter().map(|entry| entry.value.len()).sum();
-            (present == length).then(|| pieces.iter().flat_map(|entry| entry.value.clone()).collect())
+            let present: usize = pieces.iter().map(Bytes::len).sum();
+            (present == length).then(|| pieces.concat().into())
         }
         _ => None,
     }
@@ -130,12 +132,16 @@ pub async fn find(store: &dyn Store) -> Result<Vec<Found>, Error> {
     let list = List { prefix: PREFIX.into(), after: None, limit: 0, at: None };
     let mut found: BTreeMap<Digest, Vec<(Key, Revision)>> = BTreeMap::new();
     for entry in store.list(list).await?.entries {
-        let digest = entry.key.as_str().get(PREFIX.len()..PREFIX.len() + 64).and_then(|text| text.parse().ok());
-        if let Some(digest) = digest {
+        if let Some(digest) = digest_in(&entry.key) {
             found.entry(digest).or_default().push((entry.key, entry.modified));
         }
     }
     Ok(found.into_iter().map(|(digest, keys)| Found { digest, keys }).collect())
+}
+
+/// The digest that a blob's key, or the key of one of its pieces, speaks of; `None` for all other keys.
+pub fn digest_in(key: &Key) -> Option<Digest> {
+    key.as_str().strip_prefix(PREFIX)?.get(..64)?.parse().ok()
 }
 
 /// Remembers since when which blobs are listed by nobody. Forgetting it (a restart) only makes them live longer.

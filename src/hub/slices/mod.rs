@@ -11,11 +11,14 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::index::Index;
 use super::feed::Feed;
 use crate::{
     model::{Digest, Report, Uid, Work},
     store::{Error, Revision, Store},
 };
+
+mod index;
 
 /// A shared handle; cheap to clone. Fed by one task through [`Slices::apply`], read by many.
 #[derive(Clone, Default)]
@@ -53,8 +56,17 @@ impl Slices {
     }
 
     pub fn apply(&self, feed: &Feed) {
-        let touched = self.0.index.write().apply(feed);
-        let _ = touched;
+        let (outcome, revision) = {
+            let mut index = self.0.index.write();
+            (index.apply(feed), index.revision)
+        };
+        for fault in outcome.faults {
+            tracing::error!(fault, "a work cannot be made");
+        }
+        let changed = self.0.changed.read();
+        for sender in outcome.touched.iter().filter_map(|cluster| changed.get(cluster)) {
+            sender.send_replace(revision);
+        }
     }
 
     /// The store revision that everything here is from; 0 until the first reset.
@@ -63,19 +75,26 @@ impl Slices {
     }
 
     pub fn slice(&self, cluster: &Uid) -> Slice {
-        let _ = cluster;
-        Slice { revision: self.revision(), works: Vec::new() }
+        let index = self.0.index.read();
+        let works = index.works.get(cluster).into_iter().flat_map(BTreeMap::values);
+        Slice { revision: index.revision, works: works.map(|entry| entry.work.clone()).collect() }
     }
 
     pub fn get(&self, application: &Uid, cluster: &Uid) -> Option<Entry> {
-        let _ = (application, cluster);
-        None
+        self.0.index.read().works.get(cluster)?.get(application).cloned()
     }
 
     /// Every work there is, or those of one namespace, in order of application name and cluster name.
     pub fn list(&self, namespace: Option<&str>) -> (Revision, Vec<Entry>) {
-        let _ = namespace;
-        (self.revision(), Vec::new())
+        let index = self.0.index.read();
+        let entries = index.works.values().flat_map(BTreeMap::values);
+        let wanted = entries.filter(|entry| namespace.is_none_or(|name| entry.work.application.namespace == name));
+        let mut entries: Vec<Entry> = wanted.cloned().collect();
+        entries.sort_by(|one, other| {
+            let order = |entry: &Entry| (entry.work.application.clone(), entry.cluster_name.clone());
+            order(one).cmp(&order(other))
+        });
+        (index.revision, entries)
     }
 
     /// Wakes on each change of the cluster's slice; the value is the store revision of that change.
@@ -85,15 +104,16 @@ impl Slices {
 
     /// Bytes of a blob, for a cluster whose own works list it and for no other (rule 10).
     pub fn blob(&self, cluster: &Uid, digest: &Digest) -> Option<Bytes> {
-        let _ = (cluster, digest);
-        None
+        let index = self.0.index.read();
+        let listed = index.works.get(cluster)?.values().any(|entry| entry.work.blobs().any(|blob| blob == *digest));
+        listed.then(|| index.blobs.get(digest))?
     }
 
     /// Whether nothing of this Application is decided for the cluster (any more): its row went once its removals were
-    /// confirmed. False while nothing is known. An agent may then forget a work that has nothing but done removals.
+    /// confirmed. False while nothing is known. An agent may then forget a work that has nothing but done removals, and
+    /// only such a one: an Orphan keeps running.
     pub fn is_released(&self, application: &Uid, cluster: &Uid) -> bool {
-        let _ = (application, cluster);
-        false
+        self.0.index.read().has_no_row(application, cluster)
     }
 }
 
@@ -106,18 +126,5 @@ pub async fn run(store: Arc<dyn Store>, slices: Slices, stop: CancellationToken)
     Ok(())
 }
 
-/// The sync core.
-#[derive(Default)]
-struct Index {
-    revision: Revision,
-}
-
-impl Index {
-    /// Clusters whose slice changed.
-    fn apply(&mut self, feed: &Feed) -> Vec<Uid> {
-        self.revision = match feed {
-            Feed::Reset { revision, .. } | Feed::Changed { revision, .. } | Feed::Progress(revision) => *revision,
-        };
-        Vec::new()
-    }
-}
+#[cfg(test)]
+mod tests;
