@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::protocol::{ToAgent, ToHub};
 
+pub mod capacity;
 pub mod cluster;
 pub mod core;
 pub mod dial;

@@ -3,6 +3,7 @@
 
 pub mod admit;
 pub mod diff;
+pub mod measure;
 pub mod observe;
 pub mod render;
 pub mod rollup;

@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Uid, work::{Removal, RemovalReason, Work}};
+use crate::model::{
+    Uid,
+    work::{Removal, RemovalReason, Work},
+};
 
 /// Works whose unnamed removals may run within one [`WINDOW_MS`] in any case.
 const WORKS_FREE: usize = 10;
@@ -69,7 +72,11 @@ mod tests {
             [(1, 1, false), (10, 10, false), (11, 11, true), (11, 109, true), (11, 110, false), (12, 110, true)]
         {
             let applications = uids(waiting);
-            assert_eq!(Brake::default().holds(&applications.iter().collect(), works, 0), expected, "{waiting} of {works}");
+            assert_eq!(
+                Brake::default().holds(&applications.iter().collect(), works, 0),
+                expected,
+                "{waiting} of {works}"
+            );
         }
     }
 

@@ -75,6 +75,8 @@ pub struct Session {
     /// The incarnation that the entries are from.
     pub incarnation: Option<Uid>,
     pub resume: Option<ResumeToken>,
+    /// UID of the member's kube-system namespace: the entries are for that cluster and no other.
+    pub member: Option<Uid>,
     /// The hub said that this agent acts no more; only a new welcome ends it.
     pub stood_down: bool,
     /// When removals that nobody named were last executed, by Application (rule 14).
