@@ -115,6 +115,15 @@ impl Tls {
         Ok(Self { config: Arc::new(config), identity, certificate: shown })
     }
 
+    /// The agent that a certificate is of, also when its time is over; `None` for any that the agents' authority did not
+    /// sign for this hub. Whoever shows it has proved nothing yet.
+    pub fn agent_of(&self, certificate: &CertificateDer<'_>) -> Option<AgentPeer> {
+        match self.identity.identify(certificate, &[], UnixTime::now()) {
+            Ok(Peer::Agent(agent)) => Some(agent),
+            Ok(Peer::Anonymous | Peer::Person(_)) | Err(_) => None,
+        }
+    }
+
     /// Connections from now on are shown this certificate.
     pub fn replace_certificate(&self, certificate: ServerCertificate) -> Result<(), Error> {
         let key = certified(&self.certificate.provider, certificate)?;

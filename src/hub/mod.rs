@@ -6,6 +6,7 @@ pub mod auth;
 pub mod control;
 pub mod events;
 pub mod feed;
+pub mod join;
 pub mod keys;
 pub mod limits;
 pub mod listen;

@@ -228,7 +228,7 @@ pub fn agent_uri(hub: &Uid, cluster: &Uid) -> String {
 }
 
 /// The SubjectPublicKeyInfo (DER) of a signing request that is signed by that very key.
-fn request_key(request: &[u8]) -> Result<Vec<u8>, Error> {
+pub fn request_key(request: &[u8]) -> Result<Vec<u8>, Error> {
     use x509_parser::certification_request::X509CertificationRequest;
     let (rest, parsed) = X509CertificationRequest::from_der(request)
         .map_err(|_| Error::Request("it is not a PKCS#10 request in DER".into()))?;

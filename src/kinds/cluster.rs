@@ -161,7 +161,12 @@ fn cluster_status() -> Schema {
         ),
         (
             "certificate",
-            Schema::object([("keyFingerprint", text()), ("serial", text()), ("notAfter", Schema::time().nullable())]),
+            Schema::object([
+                ("keyFingerprint", text()),
+                ("previousKeyFingerprint", text()),
+                ("serial", text()),
+                ("notAfter", Schema::time().nullable()),
+            ]),
         ),
         (
             "sketch",

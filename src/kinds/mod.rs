@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-pub use self::schema::Schema;
+pub use self::{cluster::CLUSTER_FINALIZER, schema::Schema};
 use crate::model::{FieldError, GroupVersionKind};
 
 pub static APPLICATION: LazyLock<Kind> = LazyLock::new(application::application);

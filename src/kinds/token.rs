@@ -70,6 +70,7 @@ fn spec() -> Schema {
 fn status() -> Schema {
     let used = Schema::object([
         ("cluster", Schema::string()),
+        ("clusterUid", Schema::string()),
         ("keyFingerprint", Schema::string()),
         ("at", Schema::time().nullable()),
     ]);

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{digest::Digest, object::Metadata, time::Timestamp};
+use super::{
+    digest::Digest,
+    object::{Metadata, Uid},
+    time::Timestamp,
+};
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -41,6 +45,9 @@ pub struct JoinTokenStatus {
 #[serde(default, rename_all = "camelCase")]
 pub struct UsedBy {
     pub cluster: String,
+    /// The Cluster it made; absent while the one it replaces is still being forgotten. A token makes one, ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_uid: Option<Uid>,
     pub key_fingerprint: String,
     pub at: Option<Timestamp>,
 }

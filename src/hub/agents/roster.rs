@@ -3,12 +3,15 @@
 //! Owns: what a session must know of its cluster to act or to end. Must never: let a cluster act that is gone, not
 //! accepted, frozen, or holds another key; what is not in the index may do nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     hub::feed::Feed,
     model::{Cluster, Uid, protocol::Refuse},
-    store::Entry,
+    store::{Entry, Revision, object},
 };
 
 /// Annotation on a Cluster: two holders of its identity were alive at once. Its value says when and who; a person
@@ -78,7 +81,8 @@ pub fn unknown(cluster: &Uid) -> Refuse {
 
 #[derive(Debug, Default)]
 pub struct Roster {
-    members: BTreeMap<Uid, Arc<Member>>,
+    /// Each with the store revision it is from.
+    members: BTreeMap<Uid, (Revision, Arc<Member>)>,
     /// Nothing is known before the first reset, which is not the same as nobody (rule 15).
     synced: bool,
 }
@@ -88,52 +92,54 @@ impl Roster {
         self.synced
     }
 
-    pub fn get(&self, cluster: &Uid) -> Option<Arc<Member>> {
+    pub fn get(&self, cluster: &Uid) -> Option<(Revision, Arc<Member>)> {
         self.members.get(cluster).cloned()
     }
 
-    /// Whose membership changed.
+    pub fn named_by_system_uid(&self, system_uid: &str) -> Vec<String> {
+        let is_it = |member: &&Arc<Member>| member.system_uid == system_uid;
+        self.members.values().map(|(_, member)| member).filter(is_it).map(|member| member.name.clone()).collect()
+    }
+
+    /// Whose membership changed: a write that touches nothing a session cares about is no change.
     pub fn apply(&mut self, feed: &Feed) -> Vec<Uid> {
         match feed {
             Feed::Reset { entries, .. } => {
                 self.synced = true;
-                let fresh =
-                    entries.iter().filter_map(read).map(|member| (member.uid.clone(), Arc::new(member))).collect();
-                let before = std::mem::replace(&mut self.members, fresh);
-                let all = before.keys().chain(self.members.keys());
-                let mut changed: Vec<Uid> =
-                    all.filter(|uid| before.get(*uid) != self.members.get(*uid)).cloned().collect();
-                changed.sort();
-                changed.dedup();
+                let gone: Vec<Uid> = self.members.keys().cloned().collect();
+                let fresh: BTreeSet<Uid> = entries.iter().filter_map(read).map(|member| member.uid).collect();
+                let mut changed: Vec<Uid> = gone.into_iter().filter(|uid| !fresh.contains(uid)).collect();
+                changed.iter().for_each(|uid| drop(self.members.remove(uid)));
+                changed.extend(entries.iter().filter_map(|entry| self.put(entry)));
                 changed
             }
             Feed::Changed { changes, .. } => {
                 let mut changed = Vec::new();
                 for change in changes.iter() {
-                    let current = change.current.as_ref().and_then(read);
-                    let previous = change.previous.as_ref().and_then(read);
-                    // A name may pass from one uid to another in one step (`--replace`).
-                    if let Some(previous) = previous.filter(|p| current.as_ref().is_none_or(|c| c.uid != p.uid)) {
-                        self.members.remove(&previous.uid);
-                        changed.push(previous.uid);
+                    let current = change.current.as_ref().and_then(read).map(|member| member.uid);
+                    // A name may pass from one uid to another in one step.
+                    let previous = change.previous.as_ref().and_then(read).map(|member| member.uid);
+                    if let Some(previous) = previous.filter(|previous| current.as_ref() != Some(previous)) {
+                        self.members.remove(&previous);
+                        changed.push(previous);
                     }
-                    if let Some(current) = current {
-                        let uid = current.uid.clone();
-                        let current = Arc::new(current);
-                        if self.members.insert(uid.clone(), current.clone()).as_ref() != Some(&current) {
-                            changed.push(uid);
-                        }
-                    }
+                    changed.extend(change.current.as_ref().and_then(|entry| self.put(entry)));
                 }
                 changed
             }
             Feed::Progress(_) => Vec::new(),
         }
     }
+
+    fn put(&mut self, entry: &Entry) -> Option<Uid> {
+        let member = Arc::new(read(entry)?);
+        let uid = member.uid.clone();
+        let before = self.members.insert(uid.clone(), (entry.modified, member.clone()));
+        before.is_none_or(|(_, before)| before != member).then_some(uid)
+    }
 }
 
 /// An entry that cannot be read is nobody: it admits no one.
-fn read(entry: &Entry) -> Option<Member> {
-    let json = entry.value.get(1..)?;
-    serde_json::from_slice::<Cluster>(json).ok().as_ref().map(Member::of)
+pub fn read(entry: &Entry) -> Option<Member> {
+    object::view::<Cluster>(&entry.value).ok().as_ref().map(Member::of)
 }

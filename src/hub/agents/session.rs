@@ -85,10 +85,6 @@ pub enum Effect {
     ReadBlob(Digest),
     /// Read nothing from the stream before this time (monotonic milliseconds).
     PauseUntil(u64),
-    /// A resume token proves that the store once was at `revision`, which it has not reached (again).
-    StoreWentBack {
-        revision: u64,
-    },
     /// Something was asked for or said that is not this cluster's to ask or say.
     Denied(String),
     /// Send this and close.
@@ -322,7 +318,8 @@ impl Session {
                      is placed until an admin has looked, and what runs stays as it is",
                     self.slice.revision, token.revision
                 );
-                let mut effects = vec![Effect::StoreWentBack { revision: token.revision }];
+                let (cluster, revision) = (self.member.uid.clone(), token.revision);
+                let mut effects = vec![Effect::Forward(FromAgent::StoreWentBack { cluster, revision })];
                 effects.extend(self.close(refuse("StoreWentBack", message, true)));
                 return effects;
             }

@@ -69,9 +69,17 @@ pub enum FromAgent {
         report: Box<Report>,
     },
     /// Two holders of one identity: the cluster is frozen until a person decides.
+    /// The annotation `hub::agents::roster::FROZEN` is on the Cluster already and keeps both out until a person removes
+    /// it; what is left is to say so in Ready.
     Frozen {
         cluster: Uid,
         message: String,
+    },
+    /// An agent proved that the store once was at `revision`, which it has not reached (again): it went back in time.
+    /// Nothing may be decided from it until a person has looked.
+    StoreWentBack {
+        cluster: Uid,
+        revision: Revision,
     },
 }
 

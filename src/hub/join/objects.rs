@@ -1,0 +1,79 @@
+//! The objects that joining writes, as JSON: patched, never rewritten from a typed view, so that fields of a newer
+//! replica survive.
+
+use serde_json::{Value, json};
+
+use crate::{
+    kinds,
+    model::{Timestamp, Uid, cluster::CertificateStatus, token::JoinToken},
+    store::object,
+    wire::JoinCall,
+};
+
+/// A Cluster as it is when it first asks. Its labels are the token's, which are the hub's; nothing the agent says
+/// becomes one (rule 10).
+pub fn cluster(
+    name: &str,
+    uid: &Uid,
+    accepted: bool,
+    call: &JoinCall,
+    key: &str,
+    token: &JoinToken,
+    now: Timestamp,
+) -> Value {
+    let kind = &*kinds::CLUSTER;
+    json!({
+        "apiVersion": kind.gvk.api_version(),
+        "kind": kind.gvk.kind,
+        "metadata": {
+            "name": name,
+            "uid": uid,
+            "generation": 1,
+            "creationTimestamp": now,
+            "labels": token.spec.labels,
+            "finalizers": [kinds::CLUSTER_FINALIZER],
+        },
+        "spec": {"accepted": accepted},
+        "status": {
+            "facts": {"agentVersion": call.agent_version, "systemUid": call.system_uid},
+            "join": {
+                "token": token.metadata.name,
+                "keyFingerprint": key,
+                "systemUid": call.system_uid,
+                "requestedAt": now,
+            },
+        },
+    })
+}
+
+/// Binds a token to the first key that uses it, and to the one Cluster it makes.
+pub fn use_token(token: &mut Value, cluster: &str, cluster_uid: Option<&Uid>, key: &str, now: Timestamp) {
+    let mut used = json!({"cluster": cluster, "keyFingerprint": key, "at": now});
+    if let Some(uid) = cluster_uid {
+        used["clusterUid"] = json!(uid);
+    }
+    status(token).insert("usedBy".into(), used);
+}
+
+/// Orders a Cluster away at once: what runs there stays, nobody waits for its agent.
+pub fn forget(cluster: &mut Value, why: &str, now: Timestamp) {
+    if let Some(annotations) = object::annotations_mut(cluster) {
+        annotations.insert(super::decide::FORGET.into(), why.into());
+    }
+    if let Some(metadata) = object::metadata_mut(cluster) {
+        metadata.entry("deletionTimestamp").or_insert(json!(now));
+        metadata.entry("deletionGracePeriodSeconds").or_insert(json!(0));
+    }
+}
+
+pub fn certify(cluster: &mut Value, certificate: &CertificateStatus) {
+    status(cluster).insert("certificate".into(), json!(certificate));
+}
+
+fn status(object: &mut Value) -> &mut serde_json::Map<String, Value> {
+    let status = &mut object["status"];
+    if !status.is_object() {
+        *status = json!({});
+    }
+    status.as_object_mut().expect("an object: made one above")
+}
