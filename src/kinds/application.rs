@@ -94,6 +94,9 @@ pub fn application() -> Kind {
         ],
         selectable: vec!["status.status".into()],
         name: NameRule::Subdomain,
+        holds_objects: false,
+        keeps_namespace: true,
+        collection_deletion_max: Some(10),
         hooks: Hooks { prepare, check },
     }
 }
@@ -148,6 +151,9 @@ pub fn application_revision() -> Kind {
         ],
         selectable: vec![],
         name: NameRule::Subdomain,
+        holds_objects: false,
+        keeps_namespace: false,
+        collection_deletion_max: None,
         hooks: Hooks::default(),
     }
 }

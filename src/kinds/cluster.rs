@@ -39,6 +39,9 @@ pub fn cluster() -> Kind {
         columns: cluster_columns(),
         selectable: vec!["spec.accepted".into(), "spec.unschedulable".into()],
         name: NameRule::Label,
+        holds_objects: false,
+        keeps_namespace: false,
+        collection_deletion_max: None,
         hooks: Hooks { check: keeps_its_finalizer, ..Hooks::default() },
     }
 }
@@ -87,6 +90,9 @@ pub fn work() -> Kind {
         ],
         selectable: vec!["spec.cluster".into(), "spec.clusterName".into(), "spec.application.name".into()],
         name: NameRule::Subdomain,
+        holds_objects: false,
+        keeps_namespace: false,
+        collection_deletion_max: None,
         hooks: Hooks::default(),
     }
 }

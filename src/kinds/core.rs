@@ -35,6 +35,9 @@ pub fn namespace() -> Kind {
         columns: vec![name(), text_column("Status", 0, "Its phase.", |object| text_at(object, "/status/phase")), age()],
         selectable: vec!["status.phase".into()],
         name: NameRule::Label,
+        holds_objects: true,
+        keeps_namespace: false,
+        collection_deletion_max: None,
         hooks: Hooks { prepare: activate, ..Hooks::default() },
     }
 }
@@ -113,6 +116,9 @@ pub fn event() -> Kind {
         .map(str::to_owned)
         .into(),
         name: NameRule::Subdomain,
+        holds_objects: false,
+        keeps_namespace: false,
+        collection_deletion_max: None,
         hooks: Hooks::default(),
     }
 }

@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-pub use self::{cluster::CLUSTER_FINALIZER, schema::Schema};
+pub use self::{cluster::CLUSTER_FINALIZER, metadata::check as check_metadata, schema::Schema, validate::excerpt};
 use crate::model::{FieldError, GroupVersionKind};
 
 pub static APPLICATION: LazyLock<Kind> = LazyLock::new(application::application);
@@ -58,6 +58,12 @@ pub struct Kind {
     pub selectable: Vec<String>,
     /// What `metadata.name` must be.
     pub name: NameRule,
+    /// Other objects are in it (Namespace): it is not deleted while it holds any.
+    pub holds_objects: bool,
+    /// Keeps its namespace from being deleted. What the hub itself puts into a namespace does not.
+    pub keeps_namespace: bool,
+    /// How many of them deletecollection takes at most; absent: any number.
+    pub collection_deletion_max: Option<usize>,
     pub hooks: Hooks,
 }
 

@@ -45,6 +45,9 @@ pub fn join_token() -> Kind {
         ],
         selectable: vec!["spec.cluster".into()],
         name: NameRule::Subdomain,
+        holds_objects: false,
+        keeps_namespace: false,
+        collection_deletion_max: None,
         hooks: Hooks { check, ..Hooks::default() },
     }
 }

@@ -13,9 +13,9 @@ pub trait View: Send + Sync {
     /// The store revision that the view has seen (rule 15). Every object in it is as of this revision.
     fn revision(&self) -> Revision;
 
-    /// In order of namespace and name; all namespaces where absent. Each object is whole (`apiVersion`, `kind`,
-    /// `metadata` with name, namespace, uid and creationTimestamp) but for the resourceVersion, which stands beside.
-    fn list(&self, namespace: Option<&str>) -> Vec<Derived>;
+    /// All of it as of the revision, in order of namespace and name; all namespaces where absent. Each object is whole (`apiVersion`, `kind`,
+    /// `metadata` with name, namespace and uid) but for the resourceVersion, which stands beside.
+    fn list(&self, namespace: Option<&str>) -> (Revision, Vec<Derived>);
 
     fn get(&self, namespace: &str, name: &str) -> Option<Derived>;
 }

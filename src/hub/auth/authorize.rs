@@ -1,0 +1,108 @@
+//! The one function that says who may do what.
+
+use super::{ADMIN_GROUP, AUTHENTICATED_GROUP, Subject, VIEWER_GROUP};
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// `get`, `list`, `create`, …; for paths the method in lower case.
+    pub verb: &'static str,
+    pub group: String,
+    /// Plural. Empty: the request is for a path.
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    pub path: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    /// In the words that kubectl users know.
+    Deny(String),
+}
+
+const READ: [&str; 3] = ["get", "list", "watch"];
+
+/// Pure: the same question has the same answer on every replica.
+pub fn authorize(subject: &Subject, attributes: &Attributes) -> Decision {
+    let is_in = |group: &str| subject.groups.iter().any(|name| name == group);
+    let is_path = attributes.resource.is_empty();
+    let allowed = is_in(ADMIN_GROUP)
+        || is_in(VIEWER_GROUP) && READ.contains(&attributes.verb)
+        // Discovery names kinds, not objects: whoever is somebody may read it, or no client would start.
+        || is_path && is_in(AUTHENTICATED_GROUP) && attributes.verb == "get"
+        || is_path && is_health(&attributes.path) && attributes.verb == "get";
+    if allowed { Decision::Allow } else { Decision::Deny(refusal(subject, attributes)) }
+}
+
+fn is_health(path: &str) -> bool {
+    ["/healthz", "/livez", "/readyz"].iter().any(|root| {
+        path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+fn refusal(subject: &Subject, attributes: &Attributes) -> String {
+    let Attributes { verb, group, resource, subresource, namespace, name, path } = attributes;
+    if resource.is_empty() {
+        return format!("forbidden: User {:?} cannot {verb} path {path:?}", subject.user);
+    }
+    let dotted = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+    let named = if name.is_empty() { String::new() } else { format!(" {name:?}") };
+    let part = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+    let place = match namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let user = &subject.user;
+    format!(
+        "{dotted}{named} is forbidden: User {user:?} cannot {verb} resource {part:?} in API group {group:?} {place}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(groups: &[&str]) -> Subject {
+        Subject { user: "u".into(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
+    }
+
+    fn applications(verb: &'static str) -> Attributes {
+        Attributes {
+            verb,
+            group: "core.oam.dev".into(),
+            resource: "applications".into(),
+            namespace: "x".into(),
+            ..Attributes::default()
+        }
+    }
+
+    fn path(path: &str) -> Attributes {
+        Attributes { verb: "get", path: path.into(), ..Attributes::default() }
+    }
+
+    #[test]
+    fn rights_come_from_groups() {
+        let (admin, viewer, nobody) = (subject(&[ADMIN_GROUP]), subject(&[VIEWER_GROUP]), subject(&[AUTHENTICATED_GROUP]));
+        let allowed = |subject: &Subject, attributes| authorize(subject, &attributes) == Decision::Allow;
+        assert!(allowed(&admin, applications("delete")) && allowed(&viewer, applications("watch")));
+        assert!(!allowed(&viewer, applications("create")) && !allowed(&nobody, applications("get")));
+        assert!(allowed(&nobody, path("/apis")) && allowed(&Subject::anonymous(), path("/readyz/store")));
+        assert!(!allowed(&Subject::anonymous(), path("/version")));
+        assert!(!allowed(&Subject::anonymous(), path("/healthzz")));
+    }
+
+    #[test]
+    fn refusals_read_as_upstream_writes_them() {
+        assert_eq!(
+            authorize(&subject(&[]), &applications("list")),
+            Decision::Deny(
+                "applications.core.oam.dev is forbidden: User \"u\" cannot list resource \"applications\" in API group \
+                 \"core.oam.dev\" in the namespace \"x\""
+                    .into()
+            )
+        );
+    }
+}
