@@ -5,6 +5,8 @@
 //!
 //! Exit codes: 0 done, 1 the thing asked for failed or was refused, 2 usage.
 
+mod hub;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -18,7 +20,9 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Hub(hub::Args),
+}
 
 /// The process's main function: parses, runs, and turns an error into one readable line.
 pub fn main() -> ExitCode {
@@ -31,7 +35,9 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {}
+    match command {
+        Command::Hub(args) => hub::run(args).await,
+    }
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -1,11 +1,15 @@
 //! The hub: REST for people, gRPC for agents, and the loops that decide.
+//!
+//! [`Hub::start`] is the one place where its parts are put together.
 
 pub mod agents;
 pub mod api;
 pub mod auth;
+pub mod config;
 pub mod control;
 pub mod events;
 pub mod feed;
+mod identity;
 pub mod join;
 pub mod keys;
 pub mod limits;
@@ -13,3 +17,230 @@ pub mod listen;
 pub mod pki;
 pub mod records;
 pub mod slices;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, signal::unix::SignalKind, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use self::config::{Config, Storage};
+use self::{
+    agents::Agents,
+    api::{Api, ports::Overlay},
+    auth::{Audit, Tokens},
+    control::Beats,
+    join::Joining,
+    listen::{Services, Tls},
+    pki::Pki,
+    slices::Slices,
+};
+use crate::{
+    flow, kinds,
+    model::{Timestamp, Uid},
+    store::{self, Store},
+};
+
+/// A running hub.
+pub struct Hub {
+    pub address: SocketAddr,
+    /// What clients and agents connect to.
+    pub url: String,
+    pub kubeconfig: PathBuf,
+    pub uid: Uid,
+    pub store: Arc<dyn Store>,
+    pub pki: Arc<Pki>,
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Hub {
+    /// Puts the parts together and starts them. When this returns, the hub answers.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let now = Timestamp(jiff::Timestamp::now());
+        make_directory(&config.dir)?;
+        let store = open_store(&config).await?;
+        let uid = identity::hub_uid(&*store).await?;
+        api::namespaces::ensure_default(&*store, &uuid::Uuid::new_v4().to_string(), now).await?;
+
+        let pki = Arc::new(Pki::open(&config.dir.join("pki"), now)?);
+        let listener = TcpListener::bind(&config.listen).await;
+        let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let url = config.url(address)?;
+        let names = config.server_names(address, &url);
+        let tls = Arc::new(Tls::new(&pki, &uid, pki.server_certificate(&names, now)?)?);
+        let kubeconfig = config.dir.join("admin.kubeconfig");
+        identity::ensure_kubeconfig(&pki, &kubeconfig, &url, now)?;
+
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let slices = Slices::new();
+        tasks.spawn(named("slices", slices::run(store.clone(), slices.clone(), stop.clone())));
+        let (handle, inputs) = control::channel();
+        let settings = control::Settings { grace_ms: config.grace.as_millis() as u64, ..Default::default() };
+        tasks.spawn(named("control", control::run(store.clone(), settings, inputs, stop.clone())));
+        tasks.spawn(renew_certificate(pki.clone(), tls.clone(), names, stop.clone()));
+
+        let audit = Audit::open(&config.dir.join("audit.log")).context("cannot open the audit log")?;
+        let audit = Arc::new(audit);
+        let api = Api::new(api::Setup {
+            store: store.clone(),
+            tokens: read_tokens(&config.dir.join("tokens.csv"))?,
+            audit: audit.clone(),
+            views: [(kinds::WORK.gvk.clone(), Arc::new(slices.clone()) as _)].into(),
+            overlays: [(kinds::CLUSTER.gvk.clone(), Arc::new(handle.beats.clone()) as _)].into(),
+            admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit as _)].into(),
+            address: url.trim_start_matches("https://").to_owned(),
+            stop: stop.clone(),
+        });
+        let agents = Agents::new(agents::Config {
+            hub: uid.clone(),
+            resume_key: identity::resume_key(&config.dir.join("pki/resume.key"))?,
+            store: store.clone(),
+            slices,
+            control: handle.clone(),
+            stop: stop.clone(),
+        });
+        let following = agents.clone();
+        tasks.spawn(named("agents", async move { following.run().await }));
+        let joining = Joining::service(join::Config {
+            hub: uid.clone(),
+            store: store.clone(),
+            pki: pki.clone(),
+            tls: tls.clone(),
+            agents: agents.clone(),
+            notes: handle.notes,
+            certificate_lifetime: config.agent_certificate_lifetime,
+            audit: audit_of_joins(audit),
+        });
+        let routes = tonic::service::Routes::new(agents.service()).add_service(joining).prepare();
+        let services = Services { rest: api.router(), agents: routes.into_axum_router() };
+        let serving = listen::serve(listener, tls, services, stop.clone());
+        tasks.spawn(async move {
+            serving.await;
+            Ok(())
+        });
+        tracing::info!(%url, %uid, "the hub is ready");
+        Ok(Self { address, url, kubeconfig, uid, store, pki, stop, tasks })
+    }
+
+    /// Ends when a part of it fails, which none does while the hub is well.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => anyhow::Error::new(error).context("a part of the hub panicked"),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the hub ended by itself"),
+        }
+    }
+
+    /// Lets requests under way finish, then ends everything.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits::SHUTDOWN_GRACE + Duration::from_secs(5), ended).await.is_err() {
+            tracing::warn!("parts of the hub did not end in time");
+        }
+    }
+}
+
+/// A hub until SIGTERM or SIGINT. `ready` is told once it answers.
+pub async fn run(config: Config, ready: impl FnOnce(&Hub)) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+    let mut hub = Hub::start(config).await?;
+    ready(&hub);
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        error = hub.failed() => Err(error),
+    };
+    hub.shutdown().await;
+    outcome
+}
+
+async fn named<E: std::error::Error + Send + Sync + 'static>(
+    name: &'static str,
+    part: impl Future<Output = Result<(), E>>,
+) -> anyhow::Result<()> {
+    part.await.with_context(|| format!("{name} ended"))
+}
+
+fn make_directory(dir: &Path) -> anyhow::Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make the directory {}", dir.display()))
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    match config.storage {
+        Storage::Memory => Ok(store::memory::open()),
+        Storage::Durable => {
+            let dir = config.dir.join("store");
+            let opened = tokio::task::spawn_blocking(move || store::durable::open(dir)).await?;
+            Ok(opened?)
+        }
+    }
+}
+
+fn read_tokens(path: &Path) -> anyhow::Result<Tokens> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Tokens::parse(&text).with_context(|| path.display().to_string())?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Tokens::default()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Calls of joining agents stand in the same log as the writes of people.
+fn audit_of_joins(audit: Arc<Audit>) -> join::Audit {
+    Arc::new(move |called: join::Called| {
+        let record = auth::Record {
+            time: jiff::Timestamp::now().to_string(),
+            id: uuid::Uuid::new_v4().to_string(),
+            user: auth::ANONYMOUS.into(),
+            source_ip: called.remote.map(|address| address.to_string()).unwrap_or_default(),
+            verb: called.verb,
+            resource: kinds::CLUSTER.resource(),
+            name: called.cluster,
+            outcome: called.outcome.into(),
+            token: called.token,
+            key_fingerprint: called.key_fingerprint,
+            reason: called.message,
+            ..auth::Record::default()
+        };
+        if let Err(error) = audit.write(&record) {
+            tracing::error!(%error, id = %record.id, "cannot write the audit log");
+        }
+    })
+}
+
+/// Shows a new server certificate when two thirds of the old one's life are over.
+async fn renew_certificate(
+    pki: Arc<Pki>,
+    tls: Arc<Tls>,
+    names: Vec<String>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pki::SERVER_LIFETIME * 2 / 3) => {}
+        }
+        tls.replace_certificate(pki.server_certificate(&names, Timestamp(jiff::Timestamp::now()))?)?;
+    }
+}
+
+impl Overlay for Beats {
+    fn apply(&self, cluster: &Uid, object: &mut Value) {
+        if let (Some(at), Some(status)) = (self.last(cluster), object["status"].as_object_mut()) {
+            status.insert("lastBeat".into(), json!(at));
+        }
+    }
+}

@@ -26,7 +26,6 @@ use x509_parser::prelude::FromDer;
 
 use crate::model::{Digest, Timestamp, Uid};
 
-pub const DAY: Duration = Duration::from_secs(86_400);
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 pub const SERVER_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 pub const ADMIN_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
@@ -167,9 +166,8 @@ impl Pki {
 
     /// A kubeconfig with everything embedded.
     pub fn kubeconfig(&self, server: &str, user: &str, credentials: &PersonCertificate) -> String {
-        let encode = |text: &str| BASE64_STANDARD.encode(text);
-        let (ca, certificate) = (encode(&self.serving.pem), encode(&credentials.certificate_pem));
-        let key = encode(&credentials.key_pem);
+        let (ca, certificate) = (encode_pem(&self.serving.pem), encode_pem(&credentials.certificate_pem));
+        let key = encode_pem(&credentials.key_pem);
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: hanse\nclusters:\n- name: hanse\n  cluster:\n    server: {server}\n    \
              certificate-authority-data: {ca}\ncontexts:\n- name: hanse\n  context:\n    cluster: hanse\n    user: {user}\nusers:\n\
@@ -220,6 +218,22 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> 
         }
     };
     write().map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+/// As kubeconfigs embed it.
+pub fn encode_pem(pem: &str) -> String {
+    BASE64_STANDARD.encode(pem)
+}
+
+pub fn decode_pem(text: &str) -> Option<String> {
+    String::from_utf8(BASE64_STANDARD.decode(text).ok()?).ok()
+}
+
+/// The end of a certificate's life.
+pub fn not_after(pem: &str) -> Option<Timestamp> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+    Some(Timestamp::from_seconds(parsed.validity().not_after.timestamp()))
 }
 
 /// The identity of an agent, as its certificate says it.

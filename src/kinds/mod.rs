@@ -147,6 +147,12 @@ pub struct Origin {
     pub trace: String,
 }
 
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kind({})", self.gvk)
+    }
+}
+
 impl Default for Hooks {
     fn default() -> Self {
         Self { prepare: |_, _, _| (), check: |_, _| vec![] }

@@ -45,7 +45,7 @@ use crate::{
 pub struct Setup {
     pub store: Arc<dyn Store>,
     pub tokens: Tokens,
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
     pub views: BTreeMap<GroupVersionKind, Arc<dyn View>>,
     pub overlays: BTreeMap<GroupVersionKind, Arc<dyn Overlay>>,
     pub admissions: BTreeMap<GroupVersionKind, Admit>,

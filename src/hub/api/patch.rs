@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::status::{Refusal, Result};
+use super::{
+    body::{self, Encoding},
+    status::{Refusal, Result},
+};
 use crate::{
     hub::limits,
     kinds::{
@@ -18,12 +21,8 @@ pub enum Patch {
 
 impl Patch {
     /// Of a body, by its media type; with the duplicate keys found in it.
-    pub fn of(
-        kind: &Kind,
-        media_type: &str,
-        decode: impl FnOnce(&[u8]) -> Result<Decoded>,
-        bytes: &[u8],
-    ) -> Result<(Self, Vec<Finding>)> {
+    pub fn of(kind: &Kind, media_type: &str, bytes: &[u8]) -> Result<(Self, Vec<Finding>)> {
+        let decode = |bytes| body::decode(bytes, Encoding::Json);
         match media_type {
             "application/merge-patch+json" => {
                 let Decoded { value, duplicates } = decode(bytes)?;

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::{
     Api,
-    body::{self, Encoding},
+    body,
     namespaces,
     patch::Patch,
     path::{Subresource, Target},
-    query::{Query, Validation, WriteOptions},
+    query::{Validation, WriteOptions},
     read,
     status::{Refusal, Result},
 };
@@ -206,8 +206,7 @@ pub async fn update(api: &Api, request: &Request<'_>, headers: &HeaderMap, bytes
 
 pub async fn patch(api: &Api, request: &Request<'_>, headers: &HeaderMap, bytes: &[u8]) -> Result<Written> {
     let (kind, target) = (request.target.kind, request.target);
-    let decoded = |bytes| body::decode(bytes, Encoding::Json);
-    let (patch, duplicates) = Patch::of(kind, body::media_type(headers), decoded, bytes)?;
+    let (patch, duplicates) = Patch::of(kind, body::media_type(headers), bytes)?;
     for _ in 0..limits::PATCH_ATTEMPTS_MAX {
         let (old, entry) = read::stored(api, target).await?;
         let new = patch.apply(kind, target.name(), &old)?;

@@ -21,6 +21,7 @@ use crate::hub::limits;
 pub struct Record {
     pub time: String,
     pub id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub trace: String,
     pub user: String,
     pub groups: Vec<String>,
@@ -38,8 +39,17 @@ pub struct Record {
     pub uid: String,
     pub dry_run: bool,
     /// `allow` or `forbid`.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub decision: &'static str,
+    /// HTTP status of the answer; 0 for calls of agents, which say their `outcome` in a word.
     pub code: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
+    /// Name of the JoinToken that a join used.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub token: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key_fingerprint: String,
     /// Why it was not done.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
