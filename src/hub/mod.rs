@@ -98,7 +98,7 @@ impl Hub {
             audit: audit.clone(),
             views: [(kinds::WORK.gvk.clone(), Arc::new(slices.clone()) as _)].into(),
             overlays: [(kinds::CLUSTER.gvk.clone(), Arc::new(handle.beats.clone()) as _)].into(),
-            admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit as _)].into(),
+            admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit::admit as _)].into(),
             address: url.trim_start_matches("https://").to_owned(),
             stop: stop.clone(),
         });

@@ -95,10 +95,6 @@ impl Query {
         self.flag("watch")
     }
 
-    pub fn is_pretty(&self) -> bool {
-        self.flag("pretty").unwrap_or(false)
-    }
-
     pub fn write_options(&self) -> Result<WriteOptions> {
         let validation = match self.text("fieldValidation") {
             None | Some("Warn") => Validation::Warn,
