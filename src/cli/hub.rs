@@ -33,12 +33,8 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut config = Config {
-        listen: args.listen,
-        advertise: args.advertise,
-        tls_sans: args.tls_sans,
-        ..Config::new(args.dir)
-    };
+    let mut config =
+        Config { listen: args.listen, advertise: args.advertise, tls_sans: args.tls_sans, ..Config::new(args.dir) };
     if let Some(seconds) = args.agent_certificate_seconds {
         config.agent_certificate_lifetime = Duration::from_secs(seconds);
     }

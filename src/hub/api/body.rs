@@ -90,9 +90,8 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding> {
 
 /// The whole body, within the limits of size and time.
 pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes> {
-    let too_large = || {
-        Refusal::too_large(format!("the request body is larger than the limit of {} bytes", limits::BODY_BYTES_MAX))
-    };
+    let too_large =
+        || Refusal::too_large(format!("the request body is larger than the limit of {} bytes", limits::BODY_BYTES_MAX));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits::BODY_BYTES_MAX as u64) {
         return Err(too_large());

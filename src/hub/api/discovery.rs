@@ -139,9 +139,8 @@ fn subresources(kind: &Kind) -> Vec<(&'static str, Vec<&'static str>)> {
 
 fn resource_v2(kind: &'static Kind) -> Value {
     let response_kind = json!({"group": kind.gvk.group, "version": kind.gvk.version, "kind": kind.gvk.kind});
-    let subresource = |(name, verbs): (&str, Vec<&str>)| {
-        json!({"subresource": name, "responseKind": response_kind, "verbs": verbs})
-    };
+    let subresource =
+        |(name, verbs): (&str, Vec<&str>)| json!({"subresource": name, "responseKind": response_kind, "verbs": verbs});
     let subresources: Vec<_> = subresources(kind).into_iter().map(subresource).collect();
     let mut resource = json!({
         "resource": kind.plural, "responseKind": response_kind, "singularResource": kind.singular,

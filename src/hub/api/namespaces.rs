@@ -74,10 +74,7 @@ pub async fn delete(api: &Api, target: &Target, object: &Value, entry: &Entry, d
 }
 
 fn swap(entry: &Entry, operation: Operation) -> Transaction {
-    Transaction {
-        compares: vec![Compare::Modified(entry.key.clone(), entry.modified)],
-        operations: vec![operation],
-    }
+    Transaction { compares: vec![Compare::Modified(entry.key.clone(), entry.modified)], operations: vec![operation] }
 }
 
 async fn refuse_if_held(api: &Api, namespaces: &Kind, name: &str) -> Result<()> {

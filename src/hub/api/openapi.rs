@@ -196,7 +196,8 @@ fn parameters(verb: Verb) -> Value {
         "limit" | "timeoutSeconds" | "gracePeriodSeconds" => "integer",
         _ => "string",
     };
-    let parameter = |name: &&str| json!({"name": name, "in": "query", "schema": {"type": type_of(name), "uniqueItems": true}});
+    let parameter =
+        |name: &&str| json!({"name": name, "in": "query", "schema": {"type": type_of(name), "uniqueItems": true}});
     json!(names.iter().map(parameter).collect::<Vec<_>>())
 }
 

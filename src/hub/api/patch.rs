@@ -36,10 +36,13 @@ impl Patch {
                 let operations = value.as_array().map_or(0, Vec::len);
                 if operations > limits::PATCH_OPERATIONS_MAX {
                     let most = limits::PATCH_OPERATIONS_MAX;
-                    return Err(Refusal::too_large(format!("the patch has {operations} operations, at most {most} are allowed")));
+                    return Err(Refusal::too_large(format!(
+                        "the patch has {operations} operations, at most {most} are allowed"
+                    )));
                 }
                 let patch = serde_json::from_value(value);
-                let patch = patch.map_err(|error| Refusal::bad_request(format!("the JSON patch is not valid: {error}")))?;
+                let patch =
+                    patch.map_err(|error| Refusal::bad_request(format!("the JSON patch is not valid: {error}")))?;
                 Ok((Self::Json(patch), duplicates))
             }
             "application/apply-patch+yaml" => Err(Refusal::unsupported_media_type(

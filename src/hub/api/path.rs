@@ -170,7 +170,10 @@ mod tests {
             ("/api/v1/namespaces/a/events", ("events", some("a"), None, None)),
             ("/api/v1/events", ("events", None, None, None)),
             ("/apis/hub.hanse.dev/v1alpha1/clusters/eu/status", ("clusters", None, some("eu"), status)),
-            ("/apis/core.oam.dev/v1beta1/namespaces/a%2Db/applications/x", ("applications", some("a-b"), some("x"), None)),
+            (
+                "/apis/core.oam.dev/v1beta1/namespaces/a%2Db/applications/x",
+                ("applications", some("a-b"), some("x"), None),
+            ),
         ] {
             assert_eq!(resource(path), Some((expected.0.to_owned(), expected.1, expected.2, expected.3)), "{path}");
         }

@@ -35,7 +35,9 @@ pub struct WriteOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
     /// The newest; also what `resourceVersion=0` and "not older than" are answered with.
-    Newest { least: Revision },
+    Newest {
+        least: Revision,
+    },
     Exactly(Revision),
 }
 
@@ -120,7 +122,9 @@ impl Query {
                 "" => {}
                 "All" => asked = true,
                 other => {
-                    return Err(Refusal::bad_request(format!("dryRun: {other:?}: the only supported value is \"All\"")));
+                    return Err(Refusal::bad_request(format!(
+                        "dryRun: {other:?}: the only supported value is \"All\""
+                    )));
                 }
             }
         }

@@ -131,7 +131,9 @@ fn permit(subject: &Subject, attributes: &Attributes) -> Result<()> {
     match auth::authorize(subject, attributes) {
         Decision::Allow => Ok(()),
         Decision::Deny(message) if subject.is_anonymous() && attributes.resource.is_empty() => {
-            Err(Refusal::unauthorized(format!("Unauthorized: a client certificate or a bearer token is needed ({message})")))
+            Err(Refusal::unauthorized(format!(
+                "Unauthorized: a client certificate or a bearer token is needed ({message})"
+            )))
         }
         Decision::Deny(message) => Err(Refusal::forbidden(message)),
     }

@@ -168,9 +168,11 @@ impl Refusal {
 
     pub fn ahead(asked: u64, current: u64) -> Self {
         let message = format!("Too large resource version: {asked}, current: {current}");
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
-            .retry_after(1)
-            .cause("ResourceVersionTooLarge", "Too large resource version", "")
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).retry_after(1).cause(
+            "ResourceVersionTooLarge",
+            "Too large resource version",
+            "",
+        )
     }
 
     pub fn request_timeout(message: impl Into<String>) -> Self {
@@ -179,7 +181,8 @@ impl Refusal {
 
     /// Whether a write was done cannot be said.
     pub fn outcome_unknown() -> Self {
-        let message = "the write was sent to the store but its answer was lost: read the object again to see whether it was done";
+        let message =
+            "the write was sent to the store but its answer was lost: read the object again to see whether it was done";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
@@ -194,8 +197,7 @@ impl Refusal {
     /// The Status object itself; also the object of a watch's ERROR event.
     pub fn body(&self) -> Value {
         let mut details = json!({});
-        for (name, text) in
-            [("name", &self.details.name), ("group", &self.details.group), ("kind", &self.details.kind)]
+        for (name, text) in [("name", &self.details.name), ("group", &self.details.group), ("kind", &self.details.kind)]
         {
             if !text.is_empty() {
                 details[name] = json!(text);
@@ -239,7 +241,9 @@ impl From<store::Error> for Refusal {
                 Self::expired("The provided resource version is too old: its history has been compacted.")
             }
             store::Error::Future { asked, current } => Self::ahead(asked, current),
-            store::Error::TooLarge(detail) => Self::too_large(format!("the object is too large to be stored: {detail}")),
+            store::Error::TooLarge(detail) => {
+                Self::too_large(format!("the object is too large to be stored: {detail}"))
+            }
             store::Error::Lagged => Self::expired("The watch was read too slowly and has been cut off."),
             store::Error::Closed(detail) => Self::unavailable(format!("the store is closed: {detail}")),
         }

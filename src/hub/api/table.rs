@@ -16,7 +16,14 @@ pub enum Include {
 }
 
 /// A whole Table. `columns` are left out of all but the first event of a watch.
-pub fn table(kind: &Kind, metadata: Value, objects: &[Value], include: Include, columns: bool, now: Timestamp) -> Value {
+pub fn table(
+    kind: &Kind,
+    metadata: Value,
+    objects: &[Value],
+    include: Include,
+    columns: bool,
+    now: Timestamp,
+) -> Value {
     let definitions: Vec<_> = kind.columns.iter().filter(|_| columns).map(definition).collect();
     let rows: Vec<_> = objects.iter().map(|object| row(kind, object, include, now)).collect();
     json!({

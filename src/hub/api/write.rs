@@ -8,9 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    Api,
-    body,
-    namespaces,
+    Api, body, namespaces,
     patch::Patch,
     path::{Subresource, Target},
     query::{Validation, WriteOptions},
@@ -104,7 +102,9 @@ pub async fn create(api: &Api, request: &Request<'_>, headers: &HeaderMap, bytes
 
 /// Sets what the hub sets on every new object. Returns the `generateName`.
 fn begin(kind: &Kind, namespace: &str, value: &mut Value, now: crate::model::Timestamp) -> Result<String> {
-    let Some(metadata) = object::metadata_mut(value) else { return Err(Refusal::bad_request("the body must be an object")) };
+    let Some(metadata) = object::metadata_mut(value) else {
+        return Err(Refusal::bad_request("the body must be an object"));
+    };
     let text = |field: &str| metadata.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     if !text("resourceVersion").is_empty() {
         return Err(Refusal::bad_request("resourceVersion should not be set on objects to be created"));

@@ -38,9 +38,9 @@ pub fn authorize(subject: &Subject, attributes: &Attributes) -> Decision {
 }
 
 fn is_health(path: &str) -> bool {
-    ["/healthz", "/livez", "/readyz"].iter().any(|root| {
-        path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
+    ["/healthz", "/livez", "/readyz"]
+        .iter()
+        .any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 fn refusal(subject: &Subject, attributes: &Attributes) -> String {
@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn rights_come_from_groups() {
-        let (admin, viewer, nobody) = (subject(&[ADMIN_GROUP]), subject(&[VIEWER_GROUP]), subject(&[AUTHENTICATED_GROUP]));
+        let (admin, viewer, nobody) =
+            (subject(&[ADMIN_GROUP]), subject(&[VIEWER_GROUP]), subject(&[AUTHENTICATED_GROUP]));
         let allowed = |subject: &Subject, attributes| authorize(subject, &attributes) == Decision::Allow;
         assert!(allowed(&admin, applications("delete")) && allowed(&viewer, applications("watch")));
         assert!(!allowed(&viewer, applications("create")) && !allowed(&nobody, applications("get")));

@@ -120,12 +120,8 @@ mod tests {
     fn what_proves_nothing_is_refused_in_words() {
         let tokens = Tokens::default();
         let at = Timestamp::from_seconds(0);
-        let agent = AgentPeer {
-            cluster: Uid::from("c"),
-            key_fingerprint: String::new(),
-            serial: String::new(),
-            expired: None,
-        };
+        let agent =
+            AgentPeer { cluster: Uid::from("c"), key_fingerprint: String::new(), serial: String::new(), expired: None };
         let none = HeaderMap::new();
         for (peer, headers, expected) in [
             (person(Some(at)), &none, Unauthenticated::Expired { user: "ann".into(), at }),
