@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Digest, ObjectRef, Timestamp, Uid, Work, protocol::ResumeToken};
 
+pub mod directory;
 pub mod memory;
 
 /// Called from one thread that owns it; blocking is fine.
