@@ -2,6 +2,8 @@
 //!
 //! Owns: what can be asked of a member and how it says no. Must never: decide what to apply or remove.
 
+pub mod kube;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;

@@ -1,0 +1,202 @@
+//! Watches on the member, reconnecting by themselves, trimmed to what the core reads.
+
+use std::{pin::pin, time::Duration};
+
+use futures::{StreamExt, stream::BoxStream};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event},
+    },
+};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::debug;
+
+use super::KubeCluster;
+use crate::{
+    agent::cluster::{Capacity, Live, OWNER_LABEL},
+    flow::observe::facts,
+    model::{GroupVersionKind, ObjectRef},
+};
+
+/// Objects per page of a first list: what is in memory at once, beyond what is kept.
+const PAGE: u32 = 100;
+/// Between looks for a kind that the member does not serve (yet), doubling.
+const KIND_PAUSE: Duration = Duration::from_millis(500);
+const KIND_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Changes that wait for their reader; then the watch itself waits.
+const WAITING_MAX: usize = 16;
+
+/// Everything of one kind that carries our label.
+pub fn kind(cluster: KubeCluster, gvk: GroupVersionKind) -> BoxStream<'static, Live> {
+    spawn(move |out| async move {
+        let mut pause = KIND_PAUSE;
+        loop {
+            let resource = match cluster.resource(&gvk).await {
+                Ok(resource) => resource,
+                Err(rejection) => {
+                    debug!(%gvk, %rejection, "no watch yet");
+                    tokio::time::sleep(pause).await;
+                    pause = KIND_PAUSE_MAX.min(pause * 2);
+                    continue;
+                }
+            };
+            pause = KIND_PAUSE;
+            let api = all(&cluster.client, &gvk, &resource.plural);
+            let config = watcher::Config::default().labels(OWNER_LABEL).page_size(PAGE);
+            let mut events = pin!(watcher::watcher(api, config).default_backoff());
+            let mut listed = Vec::new();
+            while let Some(event) = events.next().await {
+                let live = match event {
+                    Ok(Event::Init) => {
+                        listed.clear();
+                        continue;
+                    }
+                    Ok(Event::InitApply(object)) => {
+                        listed.push(whole(&gvk, object));
+                        continue;
+                    }
+                    Ok(Event::InitDone) => Live::Reset(std::mem::take(&mut listed)),
+                    Ok(Event::Apply(object)) => Live::Applied(whole(&gvk, object)),
+                    Ok(Event::Delete(object)) => match ObjectRef::of(&whole(&gvk, object)) {
+                        Some(object) => Live::Deleted(object),
+                        None => continue,
+                    },
+                    Err(error) => {
+                        debug!(%gvk, %error, "watch interrupted");
+                        // The kind itself may be gone: then it is looked for again.
+                        if is_not_found(&error) {
+                            cluster.discovery.forget(&gvk);
+                            tokio::time::sleep(KIND_PAUSE).await;
+                            break;
+                        }
+                        continue;
+                    }
+                };
+                if out.send(live).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+fn is_not_found(error: &watcher::Error) -> bool {
+    let source = match error {
+        watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source) => source,
+        _ => return false,
+    };
+    matches!(source, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Nodes and pods of the whole cluster, reduced to facts as they arrive.
+pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
+    let nodes = facts_of(
+        client.clone(),
+        "Node",
+        "nodes",
+        Reading {
+            read: facts::node,
+            reset: Capacity::NodesReset,
+            one: Capacity::Node,
+            gone: |node| Capacity::NodeGone(node.name),
+        },
+    );
+    let pods = facts_of(
+        client,
+        "Pod",
+        "pods",
+        Reading {
+            read: facts::pod,
+            reset: Capacity::PodsReset,
+            one: Capacity::Pod,
+            gone: |pod| Capacity::PodGone { namespace: pod.namespace, name: pod.name },
+        },
+    );
+    futures::stream::select(nodes, pods).boxed()
+}
+
+/// How objects of one kind become news of capacity.
+struct Reading<T> {
+    read: fn(&Value) -> T,
+    reset: fn(Vec<T>) -> Capacity,
+    one: fn(T) -> Capacity,
+    gone: fn(T) -> Capacity,
+}
+
+fn facts_of<T: Send + 'static>(
+    client: Client,
+    kind: &'static str,
+    plural: &'static str,
+    reading: Reading<T>,
+) -> BoxStream<'static, Capacity> {
+    spawn(move |out| async move {
+        let gvk = GroupVersionKind::new("", "v1", kind);
+        let config = watcher::Config::default().page_size(PAGE);
+        let mut events = pin!(watcher::watcher(all(&client, &gvk, plural), config).default_backoff());
+        let mut listed = Vec::new();
+        while let Some(event) = events.next().await {
+            let change = match event {
+                Ok(Event::Init) => {
+                    listed.clear();
+                    continue;
+                }
+                Ok(Event::InitApply(object)) => {
+                    listed.push((reading.read)(&whole(&gvk, object)));
+                    continue;
+                }
+                Ok(Event::InitDone) => (reading.reset)(std::mem::take(&mut listed)),
+                Ok(Event::Apply(object)) => (reading.one)((reading.read)(&whole(&gvk, object))),
+                Ok(Event::Delete(object)) => (reading.gone)((reading.read)(&whole(&gvk, object))),
+                Err(error) => {
+                    debug!(kind, %error, "watch interrupted");
+                    continue;
+                }
+            };
+            if out.send(change).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn all(client: &Client, gvk: &GroupVersionKind, plural: &str) -> Api<DynamicObject> {
+    let gvk = kube::api::GroupVersionKind::gvk(&gvk.group, &gvk.version, &gvk.kind);
+    Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, plural))
+}
+
+/// The object as it is on the wire: items of lists come without their kind, and nobody here reads managed fields.
+fn whole(gvk: &GroupVersionKind, object: DynamicObject) -> Value {
+    let DynamicObject { mut metadata, data, .. } = object;
+    metadata.managed_fields = None;
+    let mut whole = match data {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    whole.insert("apiVersion".into(), Value::String(gvk.api_version()));
+    whole.insert("kind".into(), Value::String(gvk.kind.clone()));
+    whole.insert("metadata".into(), serde_json::to_value(metadata).unwrap_or_default());
+    Value::Object(whole)
+}
+
+/// Runs a source in a task of its own, which ends with its reader.
+fn spawn<T, F>(source: impl FnOnce(mpsc::Sender<T>) -> F) -> BoxStream<'static, T>
+where
+    T: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (out, changes) = mpsc::channel(WAITING_MAX);
+    let closed = out.clone();
+    let source = source(out);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = source => {}
+            () = closed.closed() => {}
+        }
+    });
+    ReceiverStream::new(changes).boxed()
+}
