@@ -9,6 +9,8 @@ use crate::model::Digest;
 mod join;
 pub mod limits;
 mod parts;
+#[cfg(test)]
+mod tests;
 mod to_agent;
 mod to_hub;
 

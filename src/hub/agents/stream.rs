@@ -1,6 +1,6 @@
 //! The tokio shell around one [`Session`]: moves messages, carries out effects, decides nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use prost::Message;
 use tokio::sync::mpsc;
@@ -170,16 +170,16 @@ impl Stream {
 
     /// One event and all that follows from it at once.
     async fn step(&mut self, event: Event) {
-        let mut next = Some(event);
-        while let Some(event) = next.take() {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
             let effects = self.session.step(self.agents.now(), event);
-            next = self.carry_out(effects).await;
+            events.extend(self.carry_out(effects).await);
         }
     }
 
-    /// The answer to what can be answered at once.
-    async fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Event> {
-        let mut answer = None;
+    /// The answers to what can be answered at once.
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Vec<Event> {
+        let mut answers = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Send(message) => self.send(&message).await,
@@ -192,14 +192,19 @@ impl Stream {
                 }
                 Effect::ReadBlob(digest) => {
                     let bytes = self.agents.0.config.slices.blob(&self.cluster, &digest);
-                    answer = Some(Event::Blob { digest, bytes });
+                    answers.push(Event::Blob { digest, bytes });
+                }
+                Effect::AskReleased { application, generation } => {
+                    if self.agents.0.config.slices.is_released(&application, &self.cluster) {
+                        answers.push(Event::Released { application, generation });
+                    }
                 }
                 Effect::PauseUntil(until_ms) => self.paused_until_ms = until_ms,
                 Effect::Denied(what) => warn!(cluster = %self.cluster, what, "denied"),
                 Effect::Close(refuse) => self.farewell = Some(refuse),
             }
         }
-        answer
+        answers
     }
 
     async fn send(&self, message: &ToAgent) {

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 /// Calls per second and address on average, and at once: a site may bring up many members behind one address.
 const CALLS_PER_SECOND: u64 = 100;
 const BURST: u64 = 500;
-/// Addresses remembered. A stranger beyond them pushes out the one that knocked longest ago.
+/// Addresses remembered. Whoever has more than that at once is not stopped by counting them: then all begin anew, so
+/// that nobody honest is locked out.
 const ADDRESSES_MAX: usize = 10_000;
 
 const PER_CALL_US: u64 = 1_000_000 / CALLS_PER_SECOND;
@@ -23,8 +24,7 @@ impl Limiter {
         if self.due_us.len() >= ADDRESSES_MAX && !self.due_us.contains_key(&address) {
             self.due_us.retain(|_, due_us| *due_us > now_us);
             if self.due_us.len() >= ADDRESSES_MAX {
-                let oldest = self.due_us.iter().min_by_key(|(_, due_us)| **due_us).map(|(address, _)| *address);
-                oldest.map(|address| self.due_us.remove(&address));
+                self.due_us.clear();
             }
         }
         let due_us = self.due_us.entry(address).or_default();

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 
+use self::outbox::Outbox;
 use super::{
     pace::Pace,
     resume::Stamp,
@@ -29,9 +30,13 @@ use crate::{
     },
     wire::{
         Invalid,
-        limits::{BEAT_INTERVAL_MS, CHUNK_BYTES_MAX, FETCH_MAX, HELLO_MS_MAX, SILENCE_MS_MAX},
+        limits::{BEAT_INTERVAL_MS, HELLO_MS_MAX, SILENCE_MS_MAX},
     },
 };
+
+mod outbox;
+#[cfg(test)]
+mod tests;
 
 /// What this hub can do beyond the base protocol.
 pub const FEATURES: [&str; 0] = [];
@@ -64,6 +69,8 @@ pub enum Event {
     Refused(Refuse),
     /// Answers [`Effect::ReadBlob`].
     Blob { digest: Digest, bytes: Option<Bytes> },
+    /// Yes to [`Effect::AskReleased`].
+    Released { application: Uid, generation: u64 },
     /// The stream takes one more message.
     Room,
     /// The time of [`Session::wake_at`] has come; harmless at any other. The store has reached `revision`.
@@ -83,6 +90,12 @@ pub enum Effect {
         epoch: u64,
     },
     ReadBlob(Digest),
+    /// Is nothing decided for this Application here (any more)? The agent says that this generation is finished. That
+    /// its work is not in the slice does not answer it: a work may be missing because it cannot be made.
+    AskReleased {
+        application: Uid,
+        generation: u64,
+    },
     /// Read nothing from the stream before this time (monotonic milliseconds).
     PauseUntil(u64),
     /// Something was asked for or said that is not this cluster's to ask or say.
@@ -137,19 +150,6 @@ struct Held {
     digest: Digest,
 }
 
-/// What is due, most urgent first.
-#[derive(Debug, Default)]
-struct Outbox {
-    welcome: Option<Welcome>,
-    ack: bool,
-    resume: Option<u64>,
-    releases: BTreeMap<Uid, u64>,
-    works: BTreeSet<Uid>,
-    wanted: BTreeSet<Digest>,
-    reading: Option<Digest>,
-    blob: Option<(Digest, Bytes, usize)>,
-}
-
 impl Session {
     /// A stream whose certificate names `member`. Nothing is served before its `Hello`.
     pub fn open(config: Config, member: Arc<Member>, now: Now) -> (Self, Vec<Effect>) {
@@ -201,15 +201,16 @@ impl Session {
                     Err(refuse) => self.close(refuse),
                 }
             }
-            Event::Slice(slice) => {
-                self.take_slice(slice);
-                Vec::new()
-            }
+            Event::Slice(slice) => self.take_slice(slice),
             Event::Admitted => self.admitted(now),
             Event::Refused(refuse) => self.close(refuse),
             Event::Blob { digest, bytes } => {
-                self.take_blob(digest, bytes);
+                self.outbox.take_blob(digest, bytes);
                 self.read_next()
+            }
+            Event::Released { application, generation } => {
+                self.outbox.releases.insert(application, generation);
+                Vec::new()
             }
             Event::Room => self.next_message().map(Effect::Send).into_iter().chain(self.read_next()).collect(),
             Event::Tick { revision } => self.tick(now, revision),
@@ -219,14 +220,7 @@ impl Session {
 
     /// Whether [`Event::Room`] would send something.
     pub fn has_due(&self) -> bool {
-        let due = &self.outbox;
-        let works = self.phase == Phase::Open && !due.works.is_empty();
-        due.welcome.is_some()
-            || due.ack
-            || due.resume.is_some()
-            || !due.releases.is_empty()
-            || works
-            || due.blob.is_some()
+        self.outbox.has_due()
     }
 
     /// Monotonic milliseconds of the next [`Event::Tick`].
@@ -389,7 +383,7 @@ impl Session {
             }
             // Nothing is decided for it here (any more), and by the agent's own word nothing of it runs.
             None if self.slice.revision > 0 && report.objects.is_empty() && report.components.is_empty() => {
-                self.outbox.releases.insert(application, generation);
+                effects.push(Effect::AskReleased { application, generation });
             }
             None => {
                 effects.push(Effect::Denied(format!("a report of application {application}, which has no work here")))
@@ -398,11 +392,12 @@ impl Session {
         effects
     }
 
-    fn take_slice(&mut self, slice: Slice) {
+    fn take_slice(&mut self, slice: Slice) -> Vec<Effect> {
         let previous = std::mem::replace(&mut self.slice, slice);
         if self.phase != Phase::Open {
-            return;
+            return Vec::new();
         }
+        let mut effects = Vec::new();
         let mut before: BTreeMap<&Uid, &Arc<Work>> =
             previous.works.iter().map(|work| (&work.application_uid, work)).collect();
         for work in &self.slice.works {
@@ -418,11 +413,12 @@ impl Session {
             self.replaced.push_back(work.clone());
             // Only what the agent itself called finished is released; all else that went stays as it is.
             if let Some(generation) = self.finished.remove(application) {
-                self.outbox.releases.insert(application.clone(), generation);
+                effects.push(Effect::AskReleased { application: application.clone(), generation });
             }
         }
         let surplus = self.replaced.len().saturating_sub(REPLACED_MAX);
         self.replaced.drain(..surplus);
+        effects
     }
 
     fn fetch(&mut self, digests: &[Digest]) -> Vec<Effect> {
@@ -436,9 +432,7 @@ impl Session {
             }
         }
         for digest in digests.iter().filter(|digest| !missing.contains(*digest)) {
-            if self.outbox.wanted.len() < FETCH_MAX {
-                self.outbox.wanted.insert(*digest);
-            }
+            self.outbox.want(*digest);
         }
         let mut effects = self.read_next();
         if let Some(foreign) = missing.first() {
@@ -454,56 +448,21 @@ impl Session {
     }
 
     fn read_next(&mut self) -> Vec<Effect> {
-        if self.outbox.reading.is_some() || self.outbox.blob.is_some() {
-            return Vec::new();
-        }
-        self.outbox.reading = self.outbox.wanted.pop_first();
-        self.outbox.reading.map(Effect::ReadBlob).into_iter().collect()
+        self.outbox.read_next().map(Effect::ReadBlob).into_iter().collect()
     }
 
-    fn take_blob(&mut self, digest: Digest, bytes: Option<Bytes>) {
-        if self.outbox.reading.take_if(|reading| *reading == digest).is_some() {
-            self.outbox.blob = bytes.map(|bytes| (digest, bytes, 0));
-        }
-    }
-
-    /// The most urgent of what is due.
     fn next_message(&mut self) -> Option<ToAgent> {
-        if let Some(welcome) = self.outbox.welcome.take() {
-            return Some(ToAgent::Welcome(welcome));
+        let slice = &self.slice;
+        let message = self.outbox.next(|application| find(slice, application).cloned(), &self.config.stamp)?;
+        match &message {
+            ToAgent::Work(work) => {
+                let held = Held { generation: work.generation, digest: work.digest() };
+                self.held.insert(work.application_uid.clone(), held);
+            }
+            ToAgent::Release { application, .. } => drop(self.held.remove(application)),
+            _ => {}
         }
-        if std::mem::take(&mut self.outbox.ack) {
-            return Some(ToAgent::BeatAck);
-        }
-        if let Some((application, generation)) = self.outbox.releases.pop_first() {
-            self.held.remove(&application);
-            return Some(ToAgent::Release { application, generation });
-        }
-        if let Some(chunk) = self.next_chunk() {
-            return Some(chunk);
-        }
-        while let Some(application) = self.outbox.works.pop_first() {
-            let Some(work) = self.work(&application).cloned() else { continue };
-            self.held.insert(application, Held { generation: work.generation, digest: work.digest() });
-            return Some(ToAgent::Work(work));
-        }
-        self.outbox.resume.take().map(|revision| ToAgent::Resume(self.config.stamp.token(revision)))
-    }
-
-    fn next_chunk(&mut self) -> Option<ToAgent> {
-        let (digest, bytes, offset) = self.outbox.blob.as_mut()?;
-        let end = bytes.len().min(*offset + CHUNK_BYTES_MAX);
-        let chunk = ToAgent::Blob {
-            digest: *digest,
-            offset: *offset as u64,
-            total: bytes.len() as u64,
-            bytes: bytes.slice(*offset..end),
-        };
-        *offset = end;
-        if end == bytes.len() {
-            self.outbox.blob = None;
-        }
-        Some(chunk)
+        Some(message)
     }
 
     fn tick(&mut self, now: Now, revision: u64) -> Vec<Effect> {
@@ -544,14 +503,19 @@ impl Session {
     }
 
     fn work(&self, application: &Uid) -> Option<&Arc<Work>> {
-        let index = self.slice.works.binary_search_by(|work| work.application_uid.cmp(application)).ok()?;
-        self.slice.works.get(index)
+        find(&self.slice, application)
     }
 
     fn holds(&self, work: &Work) -> bool {
         let held = self.held.get(&work.application_uid).filter(|held| held.generation == work.generation);
         held.is_some_and(|held| held.digest == work.digest())
     }
+}
+
+/// Slices are in order of application uid.
+fn find<'a>(slice: &'a Slice, application: &Uid) -> Option<&'a Arc<Work>> {
+    let index = slice.works.binary_search_by(|work| work.application_uid.cmp(application)).ok()?;
+    slice.works.get(index)
 }
 
 fn uid_of(work: &Arc<Work>) -> Uid {
