@@ -17,4 +17,11 @@ mod process;
 mod control_plane;
 mod kubectl;
 
+mod applications;
+mod federation;
+
+mod scenarios_application;
+mod scenarios_joining;
+mod scenarios_outage;
+mod scenarios_placement;
 mod smoke;
