@@ -55,7 +55,7 @@ fn a_token_works_once() {
     let eu = uid(&federation, "eu");
 
     let thief = federation.begin_to_join(fleet(2)[1], "thief", again);
-    thief.wait_until_it_says(&["token", "used"]);
+    thief.wait_until_it_says(&["token", "was used"]);
     assert_eq!(uid(&federation, "eu"), eu);
     let clusters = federation.kubectl().args(["get", "clusters", "--output=name"]).ok();
     assert_eq!(clusters.trim(), "cluster.hub.hanse.dev/eu");
@@ -135,7 +135,7 @@ fn a_revoked_cluster_is_cut_off_and_keeps_what_it_runs() {
     federation.wait_until_running("revoked", "web");
 
     set(&federation, "eu", json!({ "accepted": false }));
-    agent.wait_until_it_says(&["revoked"]);
+    agent.wait_until_it_says(&["does not accept"]);
     federation.wait_for_cluster("eu", "Pending");
     wait_for_pods(member, "revoked", 1);
 

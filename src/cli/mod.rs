@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done, 1 the thing asked for failed or was refused, 2 usage.
 
+mod bench;
 mod hub;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Hub(hub::Args),
+    /// Measure this program on this machine.
+    Bench(bench::Args),
 }
 
 /// The process's main function: parses, runs, and turns an error into one readable line.
@@ -37,6 +40,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Hub(args) => hub::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

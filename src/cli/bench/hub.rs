@@ -1,0 +1,208 @@
+//! A hub of its own for one measurement, and the calls that a client makes on it.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+
+use super::process::{Process, Usage, until};
+use crate::{
+    agent::join::Token,
+    hub::pki::Pki,
+    model::{Digest, Timestamp},
+};
+
+pub const SOON: Duration = Duration::from_secs(120);
+const APPLICATIONS: &str = "/apis/core.oam.dev/v1beta1";
+const HUB: &str = "/apis/hub.hanse.dev/v1alpha1";
+
+pub struct Hub {
+    pub url: String,
+    process: Process,
+    data: PathBuf,
+    client: Client,
+}
+
+impl Hub {
+    /// Starts one in a process of its own, with an empty store under `directory`, and waits until it is ready.
+    pub async fn start(directory: &Path) -> anyhow::Result<Self> {
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let data = directory.join("hub");
+        let path = data.to_str().context("a directory's name that is not UTF-8")?;
+        let process = Process::start("hub", directory, &["hub", "--dir", path, "--listen", &address])?;
+        let kubeconfig = data.join("admin.kubeconfig");
+        until("the hub's kubeconfig", SOON, async || Ok(kubeconfig.try_exists()?)).await?;
+        let client = client(&kubeconfig).await?;
+        let ready = http::Request::get("/readyz").body(vec![])?;
+        until("the hub to be ready", SOON, async || Ok(client.request_text(ready.clone()).await.is_ok())).await?;
+        Ok(Self { url: format!("https://{address}"), process, data, client })
+    }
+
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        self.process.usage()
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Bytes under the hub's directory.
+    pub fn disk_bytes(&self) -> anyhow::Result<u64> {
+        let mut open = vec![self.data.clone()];
+        let mut bytes = 0;
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(&directory)? {
+                let entry = entry?;
+                // A file may go between the listing and the look: compaction does that.
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => open.push(entry.path()),
+                    Ok(metadata) => bytes += metadata.len(),
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// A token for each name, good for joining at once.
+    pub async fn invite(&self, names: impl Iterator<Item = String>) -> anyhow::Result<Vec<String>> {
+        let now = Timestamp(jiff::Timestamp::now());
+        let pin = Pki::open(&self.data.join("pki"), now)?.pin();
+        let mut tokens = vec![];
+        for name in names {
+            let secret = uuid::Uuid::new_v4().simple().to_string();
+            let spec = json!({
+                "secretDigest": Digest::of(secret.as_bytes()),
+                "cluster": name,
+                "autoApprove": true,
+                "expiresAt": now.plus_seconds(3600),
+            });
+            let token = json!({ "apiVersion": "hub.hanse.dev/v1alpha1", "kind": "JoinToken", "metadata": { "name": name }, "spec": spec });
+            create(&self.client, &format!("{HUB}/jointokens"), &token).await?;
+            tokens.push(Token::new(&name, &secret, pin).reveal());
+        }
+        Ok(tokens)
+    }
+
+    /// Waits until that many clusters are ready.
+    pub async fn wait_for_clusters(&self, count: usize) -> anyhow::Result<()> {
+        until("all clusters to be ready", SOON, async || {
+            let list = get(&self.client, &format!("{HUB}/clusters")).await?;
+            let ready = |cluster: &&Value| {
+                cluster["status"]["conditions"].as_array().is_some_and(|conditions| {
+                    conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+                })
+            };
+            Ok(list["items"].as_array().is_some_and(|items| items.iter().filter(ready).count() == count))
+        })
+        .await
+    }
+
+    pub async fn make_namespace(&self, name: &str) -> anyhow::Result<()> {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+        create(&self.client, "/api/v1/namespaces", &namespace).await
+    }
+
+    /// Waits until that many Applications run, as their status says.
+    pub async fn wait_for_running(&self, namespace: &str, count: usize, within: Duration) -> anyhow::Result<()> {
+        let running = format!("{}?fieldSelector=status.status%3Drunning&limit=1", applications(namespace));
+        let all = format!("{}?fieldSelector=status.status%3Drunning", applications(namespace));
+        until("all applications to run", within, async || {
+            // The whole list is dear; as long as it is known to be shorter, a look at its first piece will do.
+            let first = get(&self.client, &running).await?;
+            let left = first["metadata"]["remainingItemCount"].as_u64();
+            let found = match left {
+                Some(left) => left as usize + 1,
+                None => get(&self.client, &all).await?["items"].as_array().map_or(0, Vec::len),
+            };
+            Ok(found >= count)
+        })
+        .await
+    }
+
+    /// The store's revision: it goes up by one for each write.
+    pub async fn revision(&self) -> anyhow::Result<u64> {
+        let list = get(&self.client, "/api/v1/namespaces?limit=1").await?;
+        let revision = list["metadata"]["resourceVersion"].as_str().context("a list without resourceVersion")?;
+        Ok(revision.parse()?)
+    }
+}
+
+pub fn applications(namespace: &str) -> String {
+    format!("{APPLICATIONS}/namespaces/{namespace}/applications")
+}
+
+/// One web server of one replica, wherever `policies` say.
+pub fn application(name: &str, policies: &Value) -> Value {
+    let properties =
+        json!({ "image": "nginx:1.29", "cpu": "10m", "memory": "16Mi", "env": [{ "name": "MODE", "value": "bench" }] });
+    json!({
+        "apiVersion": "core.oam.dev/v1beta1",
+        "kind": "Application",
+        "metadata": { "name": name },
+        "spec": { "components": [{ "name": name, "type": "webservice", "properties": properties }], "policies": policies },
+    })
+}
+
+/// In every cluster.
+pub fn everywhere() -> Value {
+    json!([{ "name": "all", "type": "topology", "properties": { "clusterLabelSelector": {} } }])
+}
+
+pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let read = Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+pub async fn create(client: &Client, path: &str, object: &Value) -> anyhow::Result<()> {
+    let request =
+        http::Request::post(path).header("content-type", "application/json").body(serde_json::to_vec(object)?)?;
+    client.request::<Value>(request).await.map(drop).with_context(|| format!("cannot create in {path}"))
+}
+
+pub async fn get(client: &Client, path: &str) -> anyhow::Result<Value> {
+    let request = http::Request::get(path).body(vec![])?;
+    client.request(request).await.with_context(|| format!("cannot get {path}"))
+}
+
+/// Runs `call` for every number below `count`, so many at a time.
+pub async fn each<Call, Future>(count: usize, at_once: usize, call: Call) -> anyhow::Result<()>
+where
+    Call: Fn(usize) -> Future + Send + Sync + 'static,
+    Future: std::future::Future<Output = anyhow::Result<()>> + Send,
+{
+    let call = Arc::new(call);
+    let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut workers = tokio::task::JoinSet::<anyhow::Result<()>>::new();
+    for _ in 0..at_once {
+        let (call, next) = (call.clone(), next.clone());
+        workers.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if number >= count {
+                    return Ok(());
+                }
+                call(number).await?;
+            }
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.map_err(|error| anyhow!("a worker panicked: {error}"))??;
+    }
+    Ok(())
+}
+
+/// Free a moment ago; the hub takes it at once.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
