@@ -6,6 +6,9 @@
 //!
 //! The implementations of the port differ in their [`Log`] only.
 
+#[cfg(test)]
+mod power_loss;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -132,30 +135,33 @@ pub(super) fn start(
     incarnation: Uid,
     options: Options,
 ) -> Result<Handle, LogError> {
-    let Recovered { index, state, commands } = recovered;
-    let shared = Arc::new(Shared { state: RwLock::new(state), stopped: RwLock::new(None) });
     let (sender, events) = mpsc::channel(QUEUE_MAX);
-    let (signals, receiver) = signal::channel(Signal::default());
-    let mut owner = Owner {
-        shared: shared.clone(),
-        log,
-        events,
-        signals,
-        options: options.clone(),
-        index,
-        checkpointed: index,
-        positions: VecDeque::new(),
-    };
-    for command in commands {
-        // A refused command was refused before the restart, too: that is no reason to stop.
-        let _refusal = owner.apply(command)?;
-    }
-    owner.publish(|_| {});
+    let owner = Owner::new(recovered, log, events, options.clone())?;
+    let (shared, signals) = (owner.shared.clone(), owner.signals.subscribe());
     let owner = thread::Builder::new().name("store".into()).spawn(move || owner.run())?;
-    Ok(Handle { shared, events: Some(sender), signals: receiver, incarnation, options, owner: Some(owner) })
+    Ok(Handle { shared, events: Some(sender), signals, incarnation, options, owner: Some(owner) })
 }
 
 impl Owner {
+    fn new(
+        recovered: Recovered,
+        log: Box<dyn Log>,
+        events: mpsc::Receiver<Event>,
+        options: Options,
+    ) -> Result<Self, LogError> {
+        let Recovered { index, state, commands } = recovered;
+        let shared = Arc::new(Shared { state: RwLock::new(state), stopped: RwLock::new(None) });
+        let (signals, _) = signal::channel(Signal::default());
+        let positions = VecDeque::new();
+        let mut owner = Self { shared, log, events, signals, options, index, checkpointed: index, positions };
+        for command in commands {
+            // What was refused before the restart is refused again: that is no reason to stop.
+            let _refusal = owner.apply(command)?;
+        }
+        owner.publish(|_| {});
+        Ok(owner)
+    }
+
     fn run(mut self) {
         while let Some(event) = self.events.blocking_recv() {
             let group = self.gather(event);
