@@ -25,3 +25,4 @@ mod scenarios_joining;
 mod scenarios_outage;
 mod scenarios_placement;
 mod smoke;
+mod store_crash;
