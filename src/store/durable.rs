@@ -5,9 +5,13 @@
 //! repair what it does not understand.
 //!
 //! The keyspace `log` holds every command since the last checkpoint, by position; `state` holds one row per key as of that
-//! checkpoint; `meta` says which one it is. So the history that can be read survives a restart, a key that is written
-//! often costs one row per compaction, and a checkpoint needs no fsync: were it lost, the log would still hold what it
-//! says. All keyspaces share one journal, which keeps their order.
+//! checkpoint; `meta` says which one it is. So the history that can be read survives a restart, and a key that is written
+//! often costs one row per compaction. All keyspaces share one journal, which keeps their order. Each batch is fsynced
+//! before the next one begins, so that power failure can tear no more than one that was not acknowledged ([`torn`]).
+
+#[cfg(test)]
+mod tests;
+mod torn;
 
 use std::{
     path::{Path, PathBuf},
@@ -84,15 +88,20 @@ impl Disk {
         let failed = |doing| {
             move |error: fjall::Error| match error {
                 fjall::Error::Locked => OpenError::Locked { dir: dir.to_owned() },
+                fjall::Error::JournalRecovery(_) => damaged(dir, "its journal"),
                 error => OpenError::Database { dir: dir.to_owned(), doing, source: error.into() },
             }
         };
-        let database = Database::builder(dir)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .worker_threads(1)
-            .open()
-            .map_err(failed("open its database"))?;
+        let database = match open_database(dir) {
+            // Whatever it was, a second refusal is final.
+            Err(fjall::Error::JournalRecovery(_))
+                if torn::cut(dir).map_err(|e| failed("repair its journal")(e.into()))? =>
+            {
+                open_database(dir)
+            }
+            opened => opened,
+        };
+        let database = database.map_err(failed("open its database"))?;
         let keyspace = |name| {
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             database.keyspace(name, options).map_err(failed("open a keyspace"))
@@ -119,35 +128,38 @@ impl Disk {
     }
 
     fn recover(mut self, dir: &Path) -> Result<(Self, Uid, Recovered), OpenError> {
-        let dir = || dir.to_owned();
-        let damaged = |what: &str| OpenError::Damaged { dir: dir(), what: what.to_owned() };
-        let failed = |doing| move |error: fjall::Error| OpenError::Database { dir: dir(), doing, source: error.into() };
+        let failed =
+            |doing| move |error: fjall::Error| OpenError::Database { dir: dir.to_owned(), doing, source: error.into() };
         let meta = |key: &str| {
             let value = self.meta.get(key).map_err(failed("read its meta data"))?;
-            value.ok_or_else(|| damaged(key))
+            value.ok_or_else(|| damaged(dir, key))
         };
 
         let format = String::from_utf8_lossy(&meta(META_FORMAT)?).into_owned();
         if format != FORMAT.to_string() {
-            return Err(OpenError::Newer { dir: dir(), found: format });
+            return Err(OpenError::Newer { dir: dir.to_owned(), found: format });
         }
         let incarnation = Uid(String::from_utf8_lossy(&meta(META_INCARNATION)?).into_owned());
-        let (index, revision) = pair(&meta(META_CHECKPOINT)?).ok_or_else(|| damaged(META_CHECKPOINT))?;
+        let (index, revision) = pair(&meta(META_CHECKPOINT)?).ok_or_else(|| damaged(dir, META_CHECKPOINT))?;
 
         let mut entries = Vec::new();
         for row in self.state.iter() {
             let (key, value) = row.into_inner().map_err(failed("read a row"))?;
-            entries.push(read_row(&key, &value).ok_or_else(|| damaged(&format!("row {}", key.escape_ascii())))?);
+            entries.push(read_row(&key, &value).ok_or_else(|| damaged(dir, &format!("row {}", key.escape_ascii())))?);
         }
         let mut commands = Vec::new();
         for entry in self.log.range(position(index + 1)..) {
             let (key, value) = entry.into_inner().map_err(failed("read its log"))?;
             let expected = index + 1 + commands.len() as Index;
             if *key != position(expected) {
-                return Err(OpenError::Gap { dir: dir(), index: expected });
+                return Err(OpenError::Gap { dir: dir.to_owned(), index: expected });
             }
             let command = Command::decode(&value);
-            commands.push(command.map_err(|source| OpenError::Entry { dir: dir(), index: expected, source })?);
+            commands.push(command.map_err(|source| OpenError::Entry {
+                dir: dir.to_owned(),
+                index: expected,
+                source,
+            })?);
         }
         let recovered = Recovered { index, state: Mvcc::restore(revision, entries), commands };
         self.checkpoint = index;
@@ -165,7 +177,7 @@ impl Log for Disk {
     }
 
     fn checkpoint(&mut self, index: Index, checkpoint: &Checkpoint) -> Result<(), LogError> {
-        let mut batch = self.database.batch();
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for (key, entry) in &checkpoint.rows {
             match entry {
                 Some(entry) => batch.insert(&self.state, key.as_str(), row(entry)),
@@ -180,6 +192,14 @@ impl Log for Disk {
         self.checkpoint = index;
         Ok(())
     }
+}
+
+fn open_database(dir: &Path) -> fjall::Result<Database> {
+    Database::builder(dir).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES_MAX).worker_threads(1).open()
+}
+
+fn damaged(dir: &Path, what: &str) -> OpenError {
+    OpenError::Damaged { dir: dir.to_owned(), what: what.to_owned() }
 }
 
 /// Big-endian: the order of the bytes is the order of the log.

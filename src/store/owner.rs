@@ -8,6 +8,8 @@
 
 #[cfg(test)]
 mod power_loss;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
@@ -36,8 +38,8 @@ const QUEUE_MAX: usize = 1024;
 /// What shares one fsync at most.
 const GROUP_COMMANDS_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// How much history goes to the disk as one batch when it is compacted.
-const COMPACTED_AT_ONCE: Revision = 64;
+/// How much history goes to the disk as one batch, and one fsync, when it is compacted.
+const COMPACTED_AT_ONCE: Revision = 1024;
 
 pub(super) type LogError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -46,8 +48,8 @@ pub(super) trait Log: Send {
     /// The commands are durable when this returns: power may fail afterwards.
     fn append(&mut self, first: Index, commands: &[Command]) -> Result<(), LogError>;
 
-    /// All commands up to `index` may be forgotten, as one atomic step with the rows that say what they did. Need not be
-    /// durable: what is lost here is redone from the log.
+    /// All commands up to `index` may be forgotten, as one atomic step with the rows that say what they did. Where it is
+    /// lost, the log still holds them.
     fn checkpoint(&mut self, index: Index, checkpoint: &Checkpoint) -> Result<(), LogError>;
 }
 
