@@ -218,7 +218,7 @@ fn tear(before: &[u8], after: &[u8], seed: u64) -> Vec<u8> {
     let mut torn = after.to_vec();
     for at in (0..after.len()).step_by(512) {
         let sector = at..at + 512;
-        let lost = crate::model::Digest::of(format!("{seed} {at}").as_bytes()).0[0] % 4 == 0;
+        let lost = crate::model::Digest::of(format!("{seed} {at}").as_bytes()).0[0].is_multiple_of(4);
         if before[sector.clone()] != after[sector.clone()] && lost {
             torn[sector.clone()].copy_from_slice(&before[sector]);
         }
