@@ -40,7 +40,8 @@ fn an_admin_accepts_a_cluster() {
     let agent = federation.begin_to_join(member, "eu", federation.invite("eu", &[]));
     federation.wait_for_cluster("eu", "Pending");
     agent.wait_until_it_says(&["accept"]);
-    set(&federation, "eu", json!({ "accepted": true }));
+    let call = federation.hanse(&["cluster", "accept", "eu"]);
+    assert!(call.status.success(), "{call}");
     federation.wait_for_cluster("eu", "Ready");
 }
 
@@ -64,12 +65,34 @@ fn a_token_works_once() {
 #[test]
 fn a_token_that_is_too_old_or_unknown_joins_nothing() {
     let federation = Federation::start();
-    let invitation = federation.invite("eu", &["--auto-approve"]);
+    let old = federation.invite("eu", &["--auto-approve", "--ttl", "1s"]);
+    let token = federation.kubectl().args(["get", "jointokens"]).json()["items"][0].clone();
+    wait::until_wall_clock_passes(token["spec"]["expiresAt"].as_str().expect("an end"), SOON);
+    let agent = federation.begin_to_join(fleet(1)[0], "eu", old);
+    agent.wait_until_it_says(&["token", "expired"]);
+
+    let unknown = federation.invite("eu", &["--auto-approve"]);
     federation.kubectl().args(["delete", "jointokens", "--all"]).ok();
-    let agent = federation.begin_to_join(fleet(1)[0], "eu", invitation);
-    agent.wait_until_it_says(&["token"]);
+    let agent = federation.begin_to_join(fleet(1)[0], "eu", unknown);
+    agent.wait_until_it_says(&["the hub refuses", "token"]);
     let clusters = federation.kubectl().args(["get", "clusters", "--output=name"]).ok();
     assert_eq!(clusters, "");
+}
+
+#[test]
+fn the_member_and_the_hub_can_be_checked_before_joining() {
+    let federation = Federation::start();
+    let invitation = federation.invite("eu", &[]);
+    let kubeconfig = fleet(1)[0].kubeconfig.to_str().expect("a path in UTF-8");
+    let check = |hub: &str| {
+        let arguments = ["agent", "check", "--hub", hub, "--token", &invitation.token, "--kubeconfig", kubeconfig];
+        federation.hanse(&arguments)
+    };
+    let good = check(&invitation.hub);
+    assert!(good.status.success(), "{good}");
+    let nobody = check("https://127.0.0.1:1");
+    assert_eq!(nobody.status.code(), Some(1), "{nobody}");
+    assert_eq!(federation.kubectl().args(["get", "clusters", "--output=name"]).ok(), "");
 }
 
 #[test]
@@ -77,9 +100,10 @@ fn an_agent_talks_to_no_hub_but_the_one_its_token_names() {
     let federation = Federation::start();
     let other = Federation::start();
     let mut invitation = federation.invite("eu", &["--auto-approve"]);
+    // To the agent, whoever answers there is somebody else: the token carries the digest of the right one's key.
     invitation.hub = other.url.clone();
     let agent = federation.begin_to_join(fleet(1)[0], "eu", invitation);
-    agent.wait_until_it_says(&["certificate"]);
+    agent.wait_until_it_says(&["pin"]);
     for hub in [&federation, &other] {
         assert_eq!(hub.kubectl().args(["get", "clusters", "--output=name"]).ok(), "");
     }

@@ -5,6 +5,7 @@
 //! nothing.
 
 use std::fmt::Display;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,17 @@ pub fn throughout<Seen: Display>(what: &str, within: Duration, mut probe: impl F
     }
 }
 
+/// Waits until the wall clock shows more than `moment`, a time in UTC as the API prints it.
+#[track_caller]
+pub fn until_wall_clock_passes(moment: &str, within: Duration) {
+    until(&format!("the time to be past {moment}"), within, || {
+        let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().expect("run date");
+        let now = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // Such times sort as they follow each other.
+        if *now > *moment { Ok(()) } else { Err(now) }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +84,13 @@ mod tests {
             });
         });
         assert_eq!(told, format!("waited 30ms for a miracle; last seen: nothing, {sights} times"));
+    }
+
+    #[test]
+    fn the_wall_clock_is_past_what_is_past_only() {
+        until_wall_clock_passes("2020-01-01T00:00:00Z", Duration::ZERO);
+        let told = message(|| until_wall_clock_passes("9999-01-01T00:00:00Z", Duration::ZERO));
+        assert!(told.contains("past 9999-01-01T00:00:00Z"), "{told}");
     }
 
     #[test]
