@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::model::protocol::{ToAgent, ToHub};
 
 pub mod capacity;
+pub mod check;
 pub mod cluster;
 pub mod core;
+pub mod deploy;
 pub mod dial;
 pub mod identity;
 pub mod join;

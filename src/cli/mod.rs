@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done, 1 the thing asked for failed or was refused, 2 usage.
 
+mod agent;
 mod bench;
 mod hub;
 
@@ -22,6 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Agent(Box<agent::Args>),
     Hub(hub::Args),
     /// Measure this program on this machine.
     Bench(bench::Args),
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Agent(args) => agent::run(*args).await,
         Command::Hub(args) => hub::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }

@@ -214,6 +214,17 @@ impl Cluster for KubeCluster {
 }
 
 impl KubeCluster {
+    /// Makes the ClusterRole that executors are bound to where there is none; needs the rights that it gives. One that
+    /// is there is the member's own and stays as it is.
+    pub async fn ensure_executor_role(&self, manifest: &str) -> Result<(), Rejection> {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{EXECUTOR_ROLE}");
+        if self.read(path.clone()).await?.is_none() {
+            let role: Value = serde_saphyr::from_str(manifest).map_err(|error| rejection("BadRequest", error))?;
+            self.own(path, &role).await?;
+        }
+        Ok(())
+    }
+
     async fn ensure_executor(&self, namespace: &str) -> Result<(), Rejection> {
         let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{EXECUTOR}");
         let binding = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{EXECUTOR}");
