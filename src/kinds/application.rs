@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     FieldError, GroupVersionKind,
-    object::FieldErrorKind::{Forbidden, Invalid},
+    object::FieldErrorKind::Forbidden,
 };
 
 /// Held by an Application until its works are gone from every cluster.
@@ -94,6 +94,7 @@ pub fn application() -> Kind {
         ],
         selectable: vec!["status.status".into()],
         name: NameRule::Subdomain,
+        hub_finalizer: Some(WORKS_FINALIZER),
         holds_objects: false,
         keeps_namespace: true,
         collection_deletion_max: Some(10),
@@ -151,6 +152,7 @@ pub fn application_revision() -> Kind {
         ],
         selectable: vec![],
         name: NameRule::Subdomain,
+        hub_finalizer: None,
         holds_objects: false,
         keeps_namespace: false,
         collection_deletion_max: None,
@@ -161,14 +163,6 @@ pub fn application_revision() -> Kind {
 fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
     let changed = old.is_none_or(|old| old["spec"] != new["spec"]);
     let Some(metadata) = new["metadata"].as_object_mut() else { return };
-    if old.is_none() {
-        let finalizers = metadata.entry("finalizers").or_insert_with(|| Value::Array(vec![]));
-        if let Value::Array(finalizers) = finalizers
-            && !finalizers.iter().any(|finalizer| finalizer == WORKS_FINALIZER)
-        {
-            finalizers.push(WORKS_FINALIZER.into());
-        }
-    }
     // Whatever the client sent, it is the trace of the request that last changed the spec.
     let trace = match old {
         Some(old) if !changed => old.pointer("/metadata/annotations/hanse.dev~1trace").cloned(),
@@ -183,30 +177,12 @@ fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
     }
 }
 
-fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     let annotations = new["metadata"]["annotations"].as_object();
     let identity = |key: &&&str| annotations.is_some_and(|annotations| annotations.contains_key(**key));
-    let mut faults: Vec<_> = IDENTITY_ANNOTATIONS
-        .iter()
-        .filter(identity)
-        .map(|key| {
-            let detail =
-                "an Application cannot choose whom it acts as; it acts with the rights of its namespace's executor";
-            FieldError::new(format!("metadata.annotations[{key}]"), Forbidden, detail)
-        })
-        .collect();
-    // The finalizer is the hub's: who takes it away leaves works behind that nobody owns.
-    let held = |object: &Value| {
-        object["metadata"]["finalizers"].as_array().is_some_and(|held| held.iter().any(|name| name == WORKS_FINALIZER))
-    };
-    if old.is_some_and(held) && !held(new) {
-        let detail = format!(
-            "{WORKS_FINALIZER:?} is removed by the hub, once every cluster has confirmed that the works are gone \
-             (hanse cluster forget unblocks it where a cluster is lost)"
-        );
-        faults.push(FieldError::new("metadata.finalizers", Invalid, detail));
-    }
-    faults
+    let detail = "an Application cannot choose whom it acts as; it acts with the rights of its namespace's executor";
+    let fault = |key| FieldError::new(format!("metadata.annotations[{key}]"), Forbidden, detail);
+    IDENTITY_ANNOTATIONS.iter().filter(identity).map(fault).collect()
 }
 
 fn spec() -> Schema {

@@ -9,7 +9,7 @@ use super::{
     schema::{Format, Schema},
     text_at,
 };
-use crate::model::{FieldError, GroupVersionKind, object::FieldErrorKind::Invalid};
+use crate::model::GroupVersionKind;
 
 pub const GROUP: &str = "hub.hanse.dev";
 pub const VERSION: &str = "v1alpha1";
@@ -39,10 +39,11 @@ pub fn cluster() -> Kind {
         columns: cluster_columns(),
         selectable: vec!["spec.accepted".into(), "spec.unschedulable".into()],
         name: NameRule::Label,
+        hub_finalizer: Some(CLUSTER_FINALIZER),
         holds_objects: false,
         keeps_namespace: false,
         collection_deletion_max: None,
-        hooks: Hooks { check: keeps_its_finalizer, ..Hooks::default() },
+        hooks: Hooks::default(),
     }
 }
 
@@ -90,6 +91,7 @@ pub fn work() -> Kind {
         ],
         selectable: vec!["spec.cluster".into(), "spec.clusterName".into(), "spec.application.name".into()],
         name: NameRule::Subdomain,
+        hub_finalizer: None,
         holds_objects: false,
         keeps_namespace: false,
         collection_deletion_max: None,
@@ -99,21 +101,6 @@ pub fn work() -> Kind {
 
 fn count(work: &Value, list: &str) -> Value {
     json!(work["spec"][list].as_array().map_or(0, Vec::len))
-}
-
-/// Who takes it away himself leaves placements behind that nobody cleans up.
-fn keeps_its_finalizer(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let held = |object: &Value| {
-        object["metadata"]["finalizers"]
-            .as_array()
-            .is_some_and(|held| held.iter().any(|name| name == CLUSTER_FINALIZER))
-    };
-    if !old.is_some_and(held) || held(new) {
-        return vec![];
-    }
-    let detail =
-        format!("{CLUSTER_FINALIZER:?} is removed by the hub; `hanse cluster forget` lets a lost cluster go at once");
-    vec![FieldError::new("metadata.finalizers", Invalid, detail)]
 }
 
 fn cluster_spec() -> Schema {

@@ -35,6 +35,7 @@ pub fn namespace() -> Kind {
         columns: vec![name(), text_column("Status", 0, "Its phase.", |object| text_at(object, "/status/phase")), age()],
         selectable: vec!["status.phase".into()],
         name: NameRule::Label,
+        hub_finalizer: None,
         holds_objects: true,
         keeps_namespace: false,
         collection_deletion_max: None,
@@ -116,6 +117,7 @@ pub fn event() -> Kind {
         .map(str::to_owned)
         .into(),
         name: NameRule::Subdomain,
+        hub_finalizer: None,
         holds_objects: false,
         keeps_namespace: false,
         collection_deletion_max: None,

@@ -58,6 +58,9 @@ pub struct Kind {
     pub selectable: Vec<String>,
     /// What `metadata.name` must be.
     pub name: NameRule,
+    /// Put on every new object by the hub, and taken off by the hub alone: it stands for something that is still to be
+    /// cleaned up. What a client leaves out of an update without a word stays; taking it away is refused.
+    pub hub_finalizer: Option<&'static str>,
     /// Other objects are in it (Namespace): it is not deleted while it holds any.
     pub holds_objects: bool,
     /// Keeps its namespace from being deleted. What the hub itself puts into a namespace does not.

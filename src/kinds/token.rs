@@ -45,6 +45,7 @@ pub fn join_token() -> Kind {
         ],
         selectable: vec!["spec.cluster".into()],
         name: NameRule::Subdomain,
+        hub_finalizer: None,
         holds_objects: false,
         keeps_namespace: false,
         collection_deletion_max: None,

@@ -1,12 +1,17 @@
 //! What is read from a request's body, and in which form an answer is wanted.
 
+use std::time::Duration;
+
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
-use super::status::{Refusal, Result};
+use super::{
+    protobuf,
+    status::{Refusal, Result},
+};
 use crate::{
     hub::limits,
     kinds::strict::{self, Decoded},
@@ -77,10 +82,7 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding> {
     match media_type(headers) {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Encoding::Yaml),
-        "application/vnd.kubernetes.protobuf" => Err(Refusal::unsupported_media_type(
-            "the hub does not read protobuf yet: send JSON or YAML (with kubectl, use `create -f` or `apply -f` instead \
-             of the shortcuts that make an object from flags)",
-        )),
+        protobuf::MEDIA_TYPE => Err(protobuf::refusal()),
         "application/cbor" => Err(Refusal::unsupported_media_type("the hub does not read CBOR: send JSON or YAML")),
         other => Err(Refusal::unsupported_media_type(format!(
             "the body of the request was in an unknown format ({other}): send application/json or application/yaml"
@@ -88,8 +90,8 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding> {
     }
 }
 
-/// The whole body, within the limits of size and time.
-pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes> {
+/// The whole body, within the limit of size. `patience` is for all of it: one that trickles in for ever is given up.
+pub async fn read(headers: &HeaderMap, body: Body, patience: Duration) -> Result<Bytes> {
     let too_large =
         || Refusal::too_large(format!("the request body is larger than the limit of {} bytes", limits::BODY_BYTES_MAX));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -97,13 +99,12 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes> {
         return Err(too_large());
     }
     let collected = Limited::new(body, limits::BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(limits::BODY_TIMEOUT, collected).await {
+    match tokio::time::timeout(patience, collected).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Refusal::bad_request(format!("the request body could not be read: {error}"))),
         Err(_) => {
-            let seconds = limits::BODY_TIMEOUT.as_secs();
-            Err(Refusal::request_timeout(format!("the request body did not end within {seconds} seconds")))
+            Err(Refusal::request_timeout(format!("the request body did not end within {patience:?}")))
         }
     }
 }

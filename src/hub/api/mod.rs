@@ -13,6 +13,7 @@ mod openapi;
 mod patch;
 mod path;
 pub mod ports;
+mod protobuf;
 mod query;
 mod read;
 mod selector;
@@ -105,3 +106,6 @@ impl Api {
         self.admissions.get(&kind.gvk).map(|admit| admit(object)).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,19 @@ impl Patch {
             "application/apply-patch+yaml" => Err(Refusal::unsupported_media_type(
                 "the hub does not serve server-side apply yet: use `kubectl apply` without --server-side",
             )),
+            // What it says without lists and directives is what a merge patch says; kubectl sends no other kind of patch
+            // for the kinds it was compiled with.
+            "application/strategic-merge-patch+json" if kind.gvk.group.is_empty() => {
+                let Decoded { value, duplicates } = decode(bytes)?;
+                match value.is_object() && is_plain(&value) {
+                    true => Ok((Self::Merge(value), duplicates)),
+                    false => Err(Refusal::unsupported_media_type(format!(
+                        "the hub serves strategic merge patches of {} only where they hold neither lists nor directives: \
+                         use --type=merge or --type=json",
+                        kind.resource()
+                    ))),
+                }
+            }
             "application/strategic-merge-patch+json" => Err(Refusal::unsupported_media_type(format!(
                 "the hub does not serve strategic merge patches of {}: use --type=merge or --type=json",
                 kind.resource()
@@ -76,5 +89,13 @@ impl Patch {
             return Err(Refusal::bad_request("the patch leaves no object with metadata"));
         }
         Ok(new)
+    }
+}
+
+fn is_plain(patch: &Value) -> bool {
+    match patch {
+        Value::Array(_) => false,
+        Value::Object(fields) => fields.iter().all(|(name, value)| !name.starts_with('$') && is_plain(value)),
+        _ => true,
     }
 }

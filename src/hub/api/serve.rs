@@ -193,7 +193,7 @@ async fn change(
             Err(refusal)
         }
         Ok(()) => {
-            let bytes = body::read(&parts.headers, body).await;
+            let bytes = body::read(&parts.headers, body, limits::BODY_TIMEOUT).await;
             if let Ok(bytes) = &bytes {
                 record.digest = Digest::of(bytes).to_string();
             }

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, future::Either};
 use http::{HeaderValue, header};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval};
 
 use super::{
     Api,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     hub::limits,
     kinds::{Backing, Kind},
-    store::{Change, Entry, List, Revision, WatchEvent, object},
+    store::{Change, Entry, List, Revision, Watch, WatchEvent, object},
 };
 
 /// How often a view is asked whether it has changed.
@@ -37,7 +37,7 @@ pub async fn watch(api: Arc<Api>, target: &Target, query: &Query, form: Form) ->
         return Err(Refusal::not_acceptable("application/json (of a watch)"));
     }
     let slot = api.watches.clone().try_acquire_owned().map_err(|_| Refusal::too_many())?;
-    let timeout = options.timeout;
+    let deadline = Instant::now() + options.timeout;
     let renderer = Renderer {
         kind: target.kind,
         shape: form.shape,
@@ -47,12 +47,13 @@ pub async fn watch(api: Arc<Api>, target: &Target, query: &Query, form: Form) ->
         columns_sent: false,
     };
     let lines = match target.kind.backing {
-        Backing::Store => Either::Left(stored(api.clone(), target, renderer).await?),
-        Backing::View => Either::Right(viewed(api.clone(), target, renderer)?),
+        Backing::Store => Either::Left(stored(&api, target, renderer, deadline).await?),
+        Backing::View => {
+            Either::Right(viewed(&api, target, renderer)?.take_until(tokio::time::sleep_until(deadline)))
+        }
     };
-    let deadline = tokio::time::sleep(timeout);
     let stop = api.stop.clone().cancelled_owned();
-    let lines = lines.take_until(deadline).take_until(stop).map(move |line| {
+    let lines = lines.take_until(stop).map(move |line| {
         let _held = &slot;
         Ok::<_, std::convert::Infallible>(line)
     });
@@ -61,7 +62,12 @@ pub async fn watch(api: Arc<Api>, target: &Target, query: &Query, form: Form) ->
     Ok(response)
 }
 
-async fn stored(api: Arc<Api>, target: &Target, mut renderer: Renderer) -> Result<impl Stream<Item = Bytes> + use<>> {
+async fn stored(
+    api: &Api,
+    target: &Target,
+    mut renderer: Renderer,
+    deadline: Instant,
+) -> Result<impl Stream<Item = Bytes> + use<>> {
     let prefix = read::prefix(target, renderer.options.fields.name());
     let mut first = BytesMut::new();
     let wants_state = renderer.options.from.is_none() || renderer.options.initial_events;
@@ -85,36 +91,62 @@ async fn stored(api: Arc<Api>, target: &Target, mut renderer: Renderer) -> Resul
     };
     let changes = api.store.watch(&prefix, from).await?;
     let ticks = tokio::time::interval_at(Instant::now() + limits::BOOKMARK_INTERVAL, limits::BOOKMARK_INTERVAL);
-    let state = (changes, renderer, ticks, from, Some(first.freeze()), false);
-    Ok(futures::stream::unfold(state, |(mut changes, mut renderer, mut ticks, mut seen, first, ended)| async move {
-        if let Some(first) = first.filter(|first| !first.is_empty()) {
-            return Some((first, (changes, renderer, ticks, seen, None, ended)));
-        }
+    let following = Following { changes, renderer, ticks, deadline, seen: from, ended: false };
+    let first = futures::stream::iter((!first.is_empty()).then(|| first.freeze()));
+    let rest = futures::stream::unfold(following, |mut following| async move {
+        let lines = following.next().await?;
+        Some((lines, following))
+    });
+    Ok(first.chain(rest))
+}
+
+/// One watcher of the store.
+struct Following {
+    changes: Watch,
+    renderer: Renderer,
+    ticks: Interval,
+    deadline: Instant,
+    /// Everything up to this revision has been told.
+    seen: Revision,
+    ended: bool,
+}
+
+impl Following {
+    /// The next lines; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
-        let mut ended = ended;
-        while out.is_empty() && !ended {
+        while out.is_empty() && !self.ended {
             tokio::select! {
-                event = changes.next() => match event {
+                event = self.changes.next() => match event {
                     Some(Ok(WatchEvent::Transaction { revision, changes })) => {
-                        seen = revision;
-                        changes.iter().for_each(|change| renderer.change(change, revision, &mut out));
+                        self.seen = revision;
+                        changes.iter().for_each(|change| self.renderer.change(change, revision, &mut out));
                     }
-                    Some(Ok(WatchEvent::Progress(revision))) => seen = seen.max(revision),
+                    Some(Ok(WatchEvent::Progress(revision))) => self.seen = self.seen.max(revision),
                     Some(Err(error)) => {
                         put_line("ERROR", &Refusal::from(error).body().to_string().into(), &mut out);
-                        ended = true;
+                        self.ended = true;
                     }
-                    None => ended = true,
+                    None => self.ended = true,
                 },
-                _ = ticks.tick(), if renderer.options.bookmarks => renderer.bookmark(seen, false, &mut out),
+                _ = self.ticks.tick(), if self.renderer.options.bookmarks => {
+                    self.renderer.bookmark(self.seen, false, &mut out);
+                }
+                () = tokio::time::sleep_until(self.deadline) => {
+                    // The last word says where to take up again.
+                    if self.renderer.options.bookmarks {
+                        self.renderer.bookmark(self.seen, false, &mut out);
+                    }
+                    self.ended = true;
+                }
             }
         }
-        (!out.is_empty()).then(|| (out.freeze(), (changes, renderer, ticks, seen, None, ended)))
-    }))
+        (!out.is_empty()).then(|| out.freeze())
+    }
 }
 
 /// A view has no history: it is asked again and again, and what differs is told.
-fn viewed(api: Arc<Api>, target: &Target, mut renderer: Renderer) -> Result<impl Stream<Item = Bytes> + use<>> {
+fn viewed(api: &Api, target: &Target, mut renderer: Renderer) -> Result<impl Stream<Item = Bytes> + use<>> {
     let view = api.view(target.kind);
     let view = view.ok_or_else(|| Refusal::unavailable(format!("{} are not ready yet", target.kind.plural)))?;
     let namespace = target.namespace.clone();

@@ -11,6 +11,7 @@ use super::{
     Api, body, namespaces,
     patch::Patch,
     path::{Subresource, Target},
+    protobuf,
     query::{Validation, WriteOptions},
     read,
     status::{Refusal, Result},
@@ -19,7 +20,7 @@ use crate::{
     hub::{keys, limits},
     kinds::{
         Hooks, Kind, Origin,
-        strict::{self, Finding},
+        strict::{self, Decoded, Finding},
     },
     model::{FieldError, object::FieldErrorKind},
     store::{Compare, Entry, Operation, Outcome, Revision, Transaction, object},
@@ -47,8 +48,11 @@ pub struct Request<'a> {
 const FAULTS_COUNTED: usize = 10 * limits::FAULTS_MAX;
 
 /// A whole object of a body, with what strict decoding found.
-pub fn decode(kind: &Kind, headers: &HeaderMap, bytes: &[u8], validation: Validation) -> Result<(Value, Vec<Finding>)> {
-    let decoded = body::decode(bytes, body::encoding(headers)?)?;
+fn decode(kind: &Kind, headers: &HeaderMap, bytes: &[u8], validation: Validation) -> Result<(Value, Vec<Finding>)> {
+    let decoded = match body::media_type(headers) {
+        protobuf::MEDIA_TYPE => Decoded { value: protobuf::decode(kind, bytes)?, duplicates: vec![] },
+        _ => body::decode(bytes, body::encoding(headers)?)?,
+    };
     let value = decoded.value;
     if !value.is_object() {
         return Err(Refusal::bad_request("the body must be an object"));
@@ -134,6 +138,9 @@ fn begin(kind: &Kind, namespace: &str, value: &mut Value, now: crate::model::Tim
 async fn insert(api: &Api, request: &Request<'_>, mut value: Value) -> Result<Written> {
     let kind = request.target.kind;
     kind.schema.normalise(&mut value);
+    if let Some(finalizer) = kind.hub_finalizer {
+        add_finalizer(&mut value, finalizer);
+    }
     (kind.hooks.prepare)(&mut value, None, &request.origin);
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     check(api, kind, &value, None)?;
@@ -194,7 +201,15 @@ pub async fn update(api: &Api, request: &Request<'_>, headers: &HeaderMap, bytes
     }
     for _ in 0..limits::PATCH_ATTEMPTS_MAX {
         let (old, entry) = read::stored(api, target).await?;
-        if let Some(written) = replace(api, request, &old, &entry, value.clone()).await? {
+        let mut value = value.clone();
+        // A file that a person keeps says nothing of finalizers: silence does not take the hub's away.
+        if let Some(finalizer) = kind.hub_finalizer
+            && value["metadata"]["finalizers"].is_null()
+            && has_finalizer(&old, finalizer)
+        {
+            add_finalizer(&mut value, finalizer);
+        }
+        if let Some(written) = replace(api, request, &old, &entry, value).await? {
             return Ok(Written { warnings, ..written });
         }
         if conditional {
@@ -337,6 +352,7 @@ fn check(api: &Api, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<()>
     faults.extend(check(new, old));
     if let Some(old) = old {
         faults.extend(new_finalizers(old, new));
+        faults.extend(lost_finalizer(kind, old, new));
     }
     // An object admitted once is not refused for a change elsewhere: its finalizers must stay removable.
     let content_is_new = old.is_none_or(|old| old["spec"] != new["spec"]);
@@ -347,6 +363,30 @@ fn check(api: &Api, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<()>
         return Ok(());
     }
     Err(Refusal::invalid(kind, new["metadata"]["name"].as_str().unwrap_or_default(), &faults))
+}
+
+fn has_finalizer(object: &Value, name: &str) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|held| held.iter().any(|finalizer| finalizer == name))
+}
+
+fn add_finalizer(object: &mut Value, name: &str) {
+    if has_finalizer(object, name) {
+        return;
+    }
+    match &mut object["metadata"]["finalizers"] {
+        Value::Array(held) => held.push(json!(name)),
+        other => *other = json!([name]),
+    }
+}
+
+/// Who takes it away himself leaves behind what nobody cleans up.
+fn lost_finalizer(kind: &Kind, old: &Value, new: &Value) -> Option<FieldError> {
+    let name = kind.hub_finalizer.filter(|name| has_finalizer(old, name) && !has_finalizer(new, name))?;
+    let detail = format!(
+        "{name:?} is taken off by the hub, once what hangs on the object is cleaned up (`hanse cluster forget` unblocks \
+         what waits for a lost cluster)"
+    );
+    Some(FieldError::new("metadata.finalizers", FieldErrorKind::Invalid, detail))
 }
 
 /// What is being deleted takes no new finalizers, or it might never go.
