@@ -9,10 +9,7 @@ use super::{
     schema::{Format, Schema},
     text_at,
 };
-use crate::model::{
-    FieldError, GroupVersionKind,
-    object::FieldErrorKind::Forbidden,
-};
+use crate::model::{FieldError, GroupVersionKind, object::FieldErrorKind::Forbidden};
 
 /// Held by an Application until its works are gone from every cluster.
 pub const WORKS_FINALIZER: &str = "hanse.dev/works";

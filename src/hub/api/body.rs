@@ -103,9 +103,7 @@ pub async fn read(headers: &HeaderMap, body: Body, patience: Duration) -> Result
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Refusal::bad_request(format!("the request body could not be read: {error}"))),
-        Err(_) => {
-            Err(Refusal::request_timeout(format!("the request body did not end within {patience:?}")))
-        }
+        Err(_) => Err(Refusal::request_timeout(format!("the request body did not end within {patience:?}"))),
     }
 }
 

@@ -63,7 +63,8 @@ pub fn decode(kind: &Kind, bytes: &[u8]) -> Result<Value> {
     if kind.gvk != kinds::NAMESPACE.gvk {
         return Err(refusal());
     }
-    let malformed = |error: &dyn std::fmt::Display| Refusal::bad_request(format!("the body is not valid protobuf: {error}"));
+    let malformed =
+        |error: &dyn std::fmt::Display| Refusal::bad_request(format!("the body is not valid protobuf: {error}"));
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| malformed(&"it does not begin with k8s\\0"))?;
     let unknown = Unknown::decode(rest).map_err(|error| malformed(&error))?;
     let namespace = Namespace::decode(unknown.raw.as_slice()).map_err(|error| malformed(&error))?;
@@ -83,7 +84,8 @@ mod tests {
     use super::*;
 
     fn body(kind: &str) -> Vec<u8> {
-        let metadata = ObjectMeta { name: "shop".into(), labels: [("a".into(), "b".into())].into(), ..Default::default() };
+        let metadata =
+            ObjectMeta { name: "shop".into(), labels: [("a".into(), "b".into())].into(), ..Default::default() };
         let unknown = Unknown {
             type_meta: Some(TypeMeta { api_version: "v1".into(), kind: kind.into() }),
             raw: Namespace { metadata: Some(metadata) }.encode_to_vec(),
@@ -102,7 +104,9 @@ mod tests {
     #[test]
     fn garbage_is_refused_in_words() {
         let whole = body("Namespace");
-        for bytes in [&b""[..], b"k8s", b"{}", &whole[..whole.len() - 3], b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+        for bytes in
+            [&b""[..], b"k8s", b"{}", &whole[..whole.len() - 3], b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"]
+        {
             let refusal = decode(&kinds::NAMESPACE, bytes).expect_err("garbage");
             assert!(refusal.message.starts_with("the body is not valid protobuf: "), "{}", refusal.message);
         }

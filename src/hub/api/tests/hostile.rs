@@ -136,9 +136,14 @@ async fn who_one_is_decides_what_one_may() {
     hub.send(anonymous(), get(APPS)).await.refused(403, "Forbidden", "User \"system:anonymous\" cannot list resource");
     hub.send(person(&["hanse:viewers"]), get(APPS)).await.expect(200);
     hub.send(person(&[]), get("/apis")).await.expect(200);
-    let expired = Person { user: "bob".into(), groups: vec![ADMIN_GROUP.into()], expired: Some(Timestamp::from_seconds(0)) };
+    let expired =
+        Person { user: "bob".into(), groups: vec![ADMIN_GROUP.into()], expired: Some(Timestamp::from_seconds(0)) };
     let expired = Peer::Person(expired);
-    hub.send(expired.clone(), get(APPS)).await.refused(401, "Unauthorized", "of \"bob\" expired at 1970-01-01T00:00:00Z");
+    hub.send(expired.clone(), get(APPS)).await.refused(
+        401,
+        "Unauthorized",
+        "of \"bob\" expired at 1970-01-01T00:00:00Z",
+    );
     assert_eq!(hub.send(expired, get("/healthz")).await.bytes, "ok");
     let mut impersonating = get(APPS);
     impersonating.headers_mut().insert("impersonate-user", "root".parse().expect("header"));

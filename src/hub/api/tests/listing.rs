@@ -116,7 +116,10 @@ async fn discovery_tells_the_same_in_both_forms() {
     let hub = Hub::new().await;
     let ask = "application/json;v=v2;g=apidiscovery.k8s.io;as=APIGroupDiscoveryList;profile=nopeer,application/json";
     let aggregated = accepting(&hub, "/apis", ask).await;
-    assert_eq!(aggregated.headers["content-type"], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    assert_eq!(
+        aggregated.headers["content-type"],
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    );
     let tag = aggregated.headers["etag"].clone();
     let aggregated = aggregated.expect(200);
     let groups = hub.get("/apis").await.expect(200);

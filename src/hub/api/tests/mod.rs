@@ -60,7 +60,10 @@ impl Answer {
     #[track_caller]
     pub fn refused(self, code: u16, reason: &str, words: &str) -> Value {
         let value = self.expect(code);
-        assert_eq!((&value["kind"], &value["reason"], &value["code"]), (&json!("Status"), &json!(reason), &json!(code)));
+        assert_eq!(
+            (&value["kind"], &value["reason"], &value["code"]),
+            (&json!("Status"), &json!(reason), &json!(code))
+        );
         assert!(value["message"].as_str().is_some_and(|text| text.contains(words)), "{value}");
         value
     }

@@ -61,7 +61,8 @@ async fn what_leaves_a_selection_is_deleted_for_its_watcher() {
     let hub = Hub::new().await;
     hub.post(EVENTS, &event("a", json!({"x": "1"}))).await.expect(201);
     let from = revision(&hub).await;
-    let label = |value: Value| hub.merge("/api/v1/namespaces/default/events/a", json!({"metadata": {"labels": {"x": value}}}));
+    let label =
+        |value: Value| hub.merge("/api/v1/namespaces/default/events/a", json!({"metadata": {"labels": {"x": value}}}));
     label(json!("2")).await.expect(200);
     label(json!(null)).await.expect(200);
     label(json!("3")).await.expect(200);

@@ -38,8 +38,13 @@ async fn an_update_is_of_the_state_its_author_saw() {
     let mut foreign = updated.clone();
     foreign["metadata"]["uid"] = json!("another");
     hub.put(&url, &foreign).await.refused(409, "Conflict", "UID in precondition: another");
-    hub.put(&format!("{APPS}/none"), &json!({"apiVersion": "core.oam.dev/v1beta1", "kind": "Application",
-        "metadata": {"name": "none", "resourceVersion": "1"}, "spec": {"components": []}})).await.expect(404);
+    hub.put(
+        &format!("{APPS}/none"),
+        &json!({"apiVersion": "core.oam.dev/v1beta1", "kind": "Application",
+        "metadata": {"name": "none", "resourceVersion": "1"}, "spec": {"components": []}}),
+    )
+    .await
+    .expect(404);
 }
 
 #[tokio::test]
@@ -98,7 +103,10 @@ async fn finalizers_hold_what_is_deleted() {
     let url = format!("{EVENTS}/e");
     let marked = hub.delete(&url).await.expect(200);
     assert!(marked["metadata"]["deletionTimestamp"].is_string());
-    assert_eq!(marked["metadata"]["generation"], made["metadata"]["generation"].as_i64().map_or(json!(0), |g| json!(g + 1)));
+    assert_eq!(
+        marked["metadata"]["generation"],
+        made["metadata"]["generation"].as_i64().map_or(json!(0), |g| json!(g + 1))
+    );
     assert_eq!(hub.delete(&url).await.expect(200), marked, "deleting twice is deleting once");
     let more = json!({"metadata": {"finalizers": ["example.com/a", "example.com/c"]}});
     hub.merge(&url, more).await.refused(422, "Invalid", "no new finalizers can be added");
@@ -151,7 +159,11 @@ async fn json_patches_are_applied_whole_or_not_at_all() {
     assert_eq!(hub.get(&url).await.expect(200), changed);
     patch(json!([{"op": "replace", "path": "", "value": 3}])).await.refused(400, "BadRequest", "no object");
     patch(json!({"op": "add"})).await.refused(400, "BadRequest", "not valid");
-    patch(json!([{"op": "replace", "path": "/kind", "value": "Pod"}])).await.refused(400, "BadRequest", "cannot change kind");
+    patch(json!([{"op": "replace", "path": "/kind", "value": "Pod"}])).await.refused(
+        400,
+        "BadRequest",
+        "cannot change kind",
+    );
     let many: Vec<_> = (0..10_001).map(|_| json!({"op": "test", "path": "/kind", "value": "Event"})).collect();
     patch(json!(many)).await.refused(413, "RequestEntityTooLarge", "operations");
 }
@@ -254,7 +266,8 @@ async fn collections_are_deleted_by_selector_but_never_by_the_dozen() {
 #[tokio::test]
 async fn every_write_is_in_the_audit_log_and_no_read() {
     let hub = Hub::new().await;
-    let request = http::Request::post(APPS).header("traceparent", format!("00-{}-{}-01", "ab".repeat(16), "c".repeat(16)));
+    let request =
+        http::Request::post(APPS).header("traceparent", format!("00-{}-{}-01", "ab".repeat(16), "c".repeat(16)));
     let body = app("web").to_string();
     let made = hub.send(person(&[ADMIN_GROUP]), request.body(body.clone().into()).expect("request")).await.expect(201);
     assert_eq!(made["metadata"]["annotations"]["hanse.dev/trace"], "ab".repeat(16));
