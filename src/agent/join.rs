@@ -78,6 +78,10 @@ pub enum Error {
     Dial(#[from] dial::Error),
     #[error(transparent)]
     Identity(#[from] identity::Error),
+    #[error(
+        "there is an identity already, of cluster {0}: an agent that is to join anew begins with an empty directory"
+    )]
+    Joined(String),
     #[error("the hub answered what cannot be understood: {0}")]
     Invalid(#[from] Invalid),
     /// The hub's no; asking again the same way will not help.
@@ -110,7 +114,10 @@ pub struct Request {
 /// harmlessly, when dropped: asked again with the same `keep` and token it goes on where it was.
 pub async fn join(request: &Request, keep: &dyn Keep, mut told: impl FnMut(&str)) -> Result<Identity, Error> {
     let kept = keep.load()?.unwrap_or_default();
-    let begun = kept.next_key.filter(|_| kept.token == request.token.name && kept.identity.is_none());
+    if let Some(identity) = kept.identity {
+        return Err(Error::Joined(identity.cluster_name));
+    }
+    let begun = kept.next_key.filter(|_| kept.token == request.token.name);
     let key = match begun {
         Some(key) => key,
         None => Key::generate()?,

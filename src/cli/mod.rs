@@ -5,13 +5,17 @@
 //!
 //! Exit codes: 0 done, 1 the thing asked for failed or was refused, 2 usage.
 
+mod admin;
 mod agent;
 mod bench;
+mod cluster;
 mod hub;
+mod token;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// Multi-cluster federation: one Application, many clusters, placed by capacity.
 #[derive(Parser)]
@@ -24,14 +28,19 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(Box<agent::Args>),
+    /// Accept, cordon, drain or forget member clusters
+    Cluster(cluster::Args),
     Hub(hub::Args),
     /// Measure this program on this machine.
     Bench(bench::Args),
+    /// Invite clusters
+    Token(token::Args),
 }
 
 /// The process's main function: parses, runs, and turns an error into one readable line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    log_to_stderr();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -42,9 +51,17 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => agent::run(*args).await,
+        Command::Cluster(args) => cluster::run(args).await,
         Command::Hub(args) => hub::run(args).await,
         Command::Bench(args) => bench::run(args).await,
+        Command::Token(args) => token::run(args).await,
     }
+}
+
+/// What a command prints is on stdout; what it tells along the way is here. `RUST_LOG` says how much.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,hanse=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

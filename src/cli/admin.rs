@@ -1,0 +1,136 @@
+//! The hub as its admin's commands reach it: a kubeconfig, and REST as every other client speaks it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, anyhow, bail};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::Value;
+
+use crate::{kinds::Kind, model::Digest};
+
+/// Which hub, and as whom.
+#[derive(clap::Args)]
+pub struct Connection {
+    /// Kubeconfig of the hub's admin; else $KUBECONFIG, else ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The hub's directory: takes admin.kubeconfig from there
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    dir: Option<PathBuf>,
+
+    /// Context of the kubeconfig; else its current one
+    #[arg(long, value_name = "CONTEXT")]
+    context: Option<String>,
+}
+
+pub struct Admin {
+    client: Client,
+    /// The hub's address, as the kubeconfig says.
+    pub url: String,
+    /// SHA-256 of the public key of the hub's serving authority, which join tokens carry.
+    pub pin: Digest,
+}
+
+impl Connection {
+    pub async fn open(&self) -> anyhow::Result<Admin> {
+        let file = self.kubeconfig.clone().or(self.dir.as_ref().map(|dir| dir.join("admin.kubeconfig")));
+        let kubeconfig = match &file {
+            Some(path) => Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?,
+            None => Kubeconfig::read().context("no kubeconfig of a hub: use --kubeconfig, --dir or $KUBECONFIG")?,
+        };
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("the kubeconfig is not usable")?;
+        let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let authority = config.root_cert.as_ref().and_then(|authorities| authorities.first());
+        let authority =
+            authority.context("the kubeconfig names no certificate authority, so no token can carry its pin")?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(authority).context("the kubeconfig's certificate authority")?;
+        let pin = Digest::of(parsed.public_key().raw);
+        Ok(Admin { client: Client::try_from(config)?, url, pin })
+    }
+}
+
+impl Admin {
+    pub async fn get(&self, kind: &Kind, name: &str) -> anyhow::Result<Value> {
+        self.call(http::Request::get(path(kind, name)), None).await
+    }
+
+    pub async fn list(&self, kind: &Kind) -> anyhow::Result<Value> {
+        self.call(http::Request::get(path(kind, "")), None).await
+    }
+
+    /// As the hub prints it for people.
+    pub async fn table(&self, kind: &Kind) -> anyhow::Result<Value> {
+        let request = http::Request::get(path(kind, ""));
+        self.call(request.header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1"), None).await
+    }
+
+    pub async fn create(&self, kind: &Kind, object: &Value) -> anyhow::Result<Value> {
+        self.call(http::Request::post(path(kind, "")), Some(("application/json", object))).await
+    }
+
+    /// A JSON merge patch.
+    pub async fn patch(&self, kind: &Kind, name: &str, patch: &Value) -> anyhow::Result<Value> {
+        self.call(http::Request::patch(path(kind, name)), Some(("application/merge-patch+json", patch))).await
+    }
+
+    pub async fn delete(&self, kind: &Kind, name: &str) -> anyhow::Result<Value> {
+        self.call(http::Request::delete(path(kind, name)), None).await
+    }
+
+    async fn call(&self, request: http::request::Builder, body: Option<(&str, &Value)>) -> anyhow::Result<Value> {
+        let request = match body {
+            Some((type_, body)) => request.header("content-type", type_).body(serde_json::to_vec(body)?)?,
+            None => request.body(Vec::new())?,
+        };
+        match self.client.request(request).await {
+            Ok(answer) => Ok(answer),
+            // The hub's own words, without the wrapping.
+            Err(kube::Error::Api(status)) => bail!("the hub refuses: {}", status.message),
+            Err(error) => Err(anyhow!(error).context(format!("cannot talk to the hub at {}", self.url))),
+        }
+    }
+}
+
+/// Of one object, or with an empty name of all.
+fn path(kind: &Kind, name: &str) -> String {
+    let path = format!("/apis/{}/{}", kind.gvk.api_version(), kind.plural);
+    if name.is_empty() { path } else { format!("{path}/{name}") }
+}
+
+/// A `Table` of the API, in aligned columns; those of wide output are left out, as kubectl does.
+pub fn print_table(table: &Value) -> ExitCode {
+    let columns = table["columnDefinitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let shown: Vec<usize> =
+        (0..columns.len()).filter(|index| columns[*index]["priority"].as_i64().unwrap_or(0) == 0).collect();
+    let mut lines = vec![shown.iter().map(|index| text(&columns[*index]["name"]).to_uppercase()).collect::<Vec<_>>()];
+    for row in table["rows"].as_array().into_iter().flatten() {
+        lines.push(shown.iter().map(|index| text(&row["cells"][*index])).collect());
+    }
+    if lines.len() == 1 {
+        eprintln!("none");
+        return ExitCode::SUCCESS;
+    }
+    let widths: Vec<usize> = (0..shown.len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        println!("{}", cells.collect::<Vec<_>>().join("   ").trim_end());
+    }
+    ExitCode::SUCCESS
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "<none>".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
