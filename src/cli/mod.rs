@@ -11,6 +11,7 @@ mod bench;
 mod cluster;
 mod hub;
 mod token;
+mod quickstart;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ enum Command {
     Agent(Box<agent::Args>),
     /// Accept, cordon, drain or forget member clusters
     Cluster(cluster::Args),
+    Quickstart(quickstart::Args),
     Hub(hub::Args),
     /// Measure this program on this machine.
     Bench(bench::Args),
@@ -52,6 +54,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => agent::run(*args).await,
         Command::Cluster(args) => cluster::run(args).await,
+        Command::Quickstart(args) => quickstart::run(args).await,
         Command::Hub(args) => hub::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Token(args) => token::run(args).await,
