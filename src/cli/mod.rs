@@ -10,8 +10,8 @@ mod agent;
 mod bench;
 mod cluster;
 mod hub;
-mod token;
 mod quickstart;
+mod token;
 
 use std::process::ExitCode;
 
