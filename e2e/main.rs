@@ -20,6 +20,7 @@ mod kubectl;
 mod applications;
 mod federation;
 
+mod agent_kube;
 mod scenarios_application;
 mod scenarios_joining;
 mod scenarios_outage;

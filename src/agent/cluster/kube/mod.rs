@@ -293,7 +293,7 @@ fn rejection(reason: &str, message: impl std::fmt::Display) -> Rejection {
 /// The member's own words where it answered; otherwise that it could not be reached, and why.
 fn rejected(error: kube::Error) -> Rejection {
     match error {
-        kube::Error::Api(status) if !status.reason.is_empty() => rejection(&status.reason, &status.message),
+        kube::Error::Api(status) if is_word(&status.reason) => rejection(&status.reason, &status.message),
         kube::Error::Api(status) => rejection(reason_of(status.code), &status.message),
         other => {
             let (mut message, mut source) = (other.to_string(), std::error::Error::source(&other));
@@ -306,6 +306,11 @@ fn rejected(error: kube::Error) -> Rejection {
             rejection("Unreachable", message)
         }
     }
+}
+
+/// Answers that are no Status, such as the plain text for a group that is not served, come with a sentence here.
+fn is_word(reason: &str) -> bool {
+    !reason.is_empty() && reason.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 fn reason_of(code: u16) -> &'static str {
