@@ -5,6 +5,10 @@
 //!
 //! Values are a format byte followed by JSON without `resourceVersion`, which is spliced in when an object is sent:
 //! bytes are encoded once and shared by all readers.
+//!
+//! From the inside out: [`mvcc`] is what a command ([`command`]) does to the state; an owner thread puts commands in order
+//! and into a log first, and that log is all that [`memory`] and [`durable`] do not share; watches are cursors over the
+//! history, which [`compaction`] ends. [`object`] and [`blobs`] say what lies in the values.
 
 pub mod blobs;
 pub mod command;

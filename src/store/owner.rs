@@ -100,6 +100,11 @@ impl Shared {
         }
     }
 
+    /// Closes the store before anybody hears of the failure: whoever reads "unknown" finds nothing to read again here.
+    fn stop(&self, error: &LogError) {
+        *self.stopped.write() = Some(format!("its log failed: {error}"));
+    }
+
     pub(super) fn closed(&self) -> Error {
         let stopped = self.stopped.read();
         Error::Closed(stopped.clone().unwrap_or_else(|| "its owner has ended".into()))
@@ -169,7 +174,6 @@ impl Owner {
             let group = self.gather(event);
             if let Err(error) = self.handle(group) {
                 tracing::error!(error = %error, "the store stops: its log failed");
-                *self.shared.stopped.write() = Some(format!("its log failed: {error}"));
                 return;
             }
         }
@@ -194,7 +198,7 @@ impl Owner {
     fn handle(&mut self, group: Vec<Event>) -> Result<(), LogError> {
         let commands: Vec<Command> = group.iter().filter_map(Event::command).collect();
         if !commands.is_empty() {
-            self.log.append(self.index + 1, &commands)?;
+            self.append(&commands)?;
         }
         let mut marks = 0;
         let mut answers: Vec<Box<dyn FnOnce()>> = Vec::with_capacity(group.len());
@@ -218,6 +222,10 @@ impl Owner {
         self.publish(|signal| signal.marks += marks);
         answers.into_iter().for_each(|answer| answer());
         self.bound_history()
+    }
+
+    fn append(&mut self, commands: &[Command]) -> Result<(), LogError> {
+        self.log.append(self.index + 1, commands).inspect_err(|error| self.shared.stop(error))
     }
 
     /// The outer error is the log's, the inner one refuses the command.
@@ -251,7 +259,7 @@ impl Owner {
             // Up to the command that made the next revision; those before it changed nothing.
             let index = self.positions.front().map_or(self.index, |next| next - 1);
             if index > self.checkpointed {
-                self.log.checkpoint(index, &step)?;
+                self.log.checkpoint(index, &step).inspect_err(|error| self.shared.stop(error))?;
                 self.checkpointed = index;
             }
             if step.revision >= revision {
@@ -277,7 +285,7 @@ impl Owner {
             return Ok(());
         }
         let command = Command::Compact(compacted + (revision - compacted).div_ceil(2));
-        self.log.append(self.index + 1, std::slice::from_ref(&command))?;
+        self.append(std::slice::from_ref(&command))?;
         let _never_refused = self.apply(command)?;
         Ok(())
     }

@@ -120,6 +120,9 @@ async fn a_watch_at_rest_is_silent(store: Arc<dyn Store>) {
     write(&*store, [put("a", "1")]).await;
     let mut watch = store.watch("/", 1).await.unwrap();
     assert_eq!(next(&mut watch).await, Ok(WatchEvent::Progress(1)));
+    write(&*store, [put("a", "2")]).await;
+    assert_eq!(next_transaction(&mut watch).await.0, 2);
+    // The transaction itself said how far the watch is.
     let heard = tokio::time::timeout(options().progress * 4, watch.next()).await;
     assert!(heard.is_err(), "{heard:?}");
 }
