@@ -45,7 +45,7 @@ pub struct Change<'a> {
 /// change keep their generation, so an agent is sent nothing.
 pub fn place(change: &Change<'_>, solution: Solution) -> Placement {
     let decision = change.previous.decision + 1;
-    let Solution { mut shares, refusals, unplaced } = solution;
+    let Solution { mut shares, refusals, unplaced, waiting: _ } = solution;
     let mut rows = Vec::new();
     for old in &change.previous.rows {
         let components = shares.remove(&old.cluster).unwrap_or_default();

@@ -15,6 +15,8 @@ use crate::model::{FieldError, GroupVersionKind, object::FieldErrorKind::Forbidd
 pub const WORKS_FINALIZER: &str = "hanse.dev/works";
 /// Trace id of the request that last changed the spec; written by the hub alone.
 pub const TRACE_ANNOTATION: &str = "hanse.dev/trace";
+/// Who last changed the spec: the author of the removals that follow from it; written by the hub alone.
+pub const AUTHOR_ANNOTATION: &str = "hanse.dev/author";
 
 /// Annotations by which KubeVela lets an Application choose whom it acts as. Whoever may create an Application could
 /// thereby become anyone (kubevela#7139): identity never comes from the object.
@@ -160,16 +162,17 @@ pub fn application_revision() -> Kind {
 fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
     let changed = old.is_none_or(|old| old["spec"] != new["spec"]);
     let Some(metadata) = new["metadata"].as_object_mut() else { return };
-    // Whatever the client sent, it is the trace of the request that last changed the spec.
-    let trace = match old {
-        Some(old) if !changed => old.pointer("/metadata/annotations/hanse.dev~1trace").cloned(),
-        _ => Some(Value::String(origin.trace.clone())),
-    };
+    // Whatever the client sent, they are of the request that last changed the spec.
     let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Default::default()));
-    if let Value::Object(annotations) = annotations {
-        match trace {
-            Some(trace) => drop(annotations.insert(TRACE_ANNOTATION.into(), trace)),
-            None => drop(annotations.remove(TRACE_ANNOTATION)),
+    let Value::Object(annotations) = annotations else { return };
+    for (key, fresh) in [(TRACE_ANNOTATION, &origin.trace), (AUTHOR_ANNOTATION, &origin.user)] {
+        let value = match old {
+            Some(old) if !changed => old["metadata"]["annotations"].get(key).cloned(),
+            _ => Some(Value::String(fresh.clone())),
+        };
+        match value {
+            Some(value) => drop(annotations.insert(key.into(), value)),
+            None => drop(annotations.remove(key)),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Compare, Entry, Error, Key, List, OPERATIONS_MAX, Operation, Outcome, Revision, Store, Transaction};
+use super::{Compare, Error, Key, List, OPERATIONS_MAX, Operation, Outcome, Revision, Store, Transaction};
 use crate::model::Digest;
 
 /// Pieces larger than this would leave no room for keys in a transaction.

@@ -62,6 +62,8 @@ pub struct Solution {
     pub refusals: Vec<Refusal>,
     /// Component → what was missing, in one sentence.
     pub unplaced: BTreeMap<String, String>,
+    /// Some target would get its part if it had room, or were heard of: worth asking again when that changes.
+    pub waiting: bool,
 }
 
 pub fn solve(problem: &Problem<'_>) -> Solution {

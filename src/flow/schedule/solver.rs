@@ -132,7 +132,12 @@ impl<'a> Solver<'a> {
 
     /// The first reason stays: it is the most specific one.
     pub fn lack(&mut self, component: &RenderedComponent, what: String) {
+        self.wait();
         self.solution.unplaced.entry(component.name.clone()).or_insert(what);
+    }
+
+    pub fn wait(&mut self) {
+        self.solution.waiting = true;
     }
 
     pub fn holders(&self, component: &RenderedComponent) -> Vec<&Uid> {

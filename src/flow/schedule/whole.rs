@@ -98,6 +98,9 @@ impl<'a> Solver<'a> {
                     if named.contains(cluster.name.as_str()) {
                         without.push(format!("{}: {why}", cluster.name));
                     }
+                    if matches!(why, Why::NoRoom { .. } | Why::NoSketch | Why::Silent | Why::NotAccepted) {
+                        self.wait();
+                    }
                     self.refuse(uid, &cluster.name, component, why.clone());
                     refused.push(why);
                 }

@@ -3,16 +3,53 @@
 //! Owns: revisions, placements, statuses, the Ready of clusters, deletion, expiry. Must never: write a user's `spec`
 //! (rule 16), order a removal because something is silent, missing or unknown (rule 1), or write when nothing changed
 //! (rule 13).
+//!
+//! [`Controller::step`] is told what happened and asks for what is to be done; [`run`] is the shell around it. What the
+//! store's feed says is the truth ([`index`]); beside it only what agents said since this process leads ([`clusters`])
+//! and what is being written ([`lanes`]) is kept.
 
-pub use driver::{Beats, Handle, Inputs, channel, run};
-
-use super::{events::Note, feed::Feed};
-use crate::{
-    model::{Now, Report, Sketch, Uid, cluster::Facts},
-    store::{Error, Outcome, Revision, Transaction},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
+use self::{
+    applications::{Due, RenderFaults},
+    brake::Brake,
+    clusters::Member,
+    expiry::Housekeeping,
+    index::{Index, Touched},
+    lanes::{Lane, Plan},
+    outbox::Outbox,
+    reservations::{Reservations, outstanding},
+};
+pub use self::{
+    brake::CONFIRM_ANNOTATION,
+    clusters::FORGET_ANNOTATION,
+    driver::{Beats, Handle, Inputs, channel, run},
+};
+use super::{
+    events::{Note, Recorder},
+    feed::Feed,
+};
+use crate::{
+    flow::schedule::Candidate,
+    model::{Now, Placement, Report, Sketch, Uid, cluster::Facts, condition::Truth},
+    store::{Compare, Error, Key, Outcome, Revision, Transaction},
+};
+
+mod applications;
+mod brake;
+mod clusters;
+mod deletion;
 mod driver;
+mod expiry;
+mod index;
+mod lanes;
+mod outbox;
+mod reservations;
+#[cfg(test)]
+mod tests;
 
 /// Asked of [`Controller::step`].
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +64,7 @@ pub enum Event {
     },
     /// Somebody else's event about an object, to be recorded under the same limits.
     Note(Note),
-    /// [`Controller::deadline`] is reached.
+    /// [`Controller::deadline`] is reached; harmless at any other time.
     Tick,
 }
 
@@ -41,6 +78,8 @@ pub enum Effect {
     Compact(Revision),
     /// Another process leads: stop deciding at once.
     StepDown,
+    /// Something stored cannot be read, or something decided cannot be stored: for the log.
+    Fault(String),
 }
 
 /// What the agents' sessions pass on. The cluster is always the authenticated one.
@@ -88,7 +127,7 @@ pub struct Settings {
     /// Silence of this length makes a cluster Unknown.
     pub grace_ms: u64,
     /// The leader's key and the revision at which this process wrote it; compared in every transaction.
-    pub leader: Option<(crate::store::Key, Revision)>,
+    pub leader: Option<(Key, Revision)>,
 }
 
 impl Default for Settings {
@@ -97,22 +136,291 @@ impl Default for Settings {
     }
 }
 
+#[derive(Default)]
 pub struct Controller {
     settings: Settings,
+    index: Index,
+    /// Every Cluster as placement sees it.
+    fleet: BTreeMap<Uid, Candidate>,
+    /// What was heard of each Cluster since this process leads.
+    members: BTreeMap<Uid, Member>,
+    truths: BTreeMap<Uid, Truth>,
+    reservations: Reservations,
+    brake: Brake,
+    recorder: Recorder,
+    outbox: Outbox,
+    house: Housekeeping,
+    /// By Application or Cluster: what is being written.
+    lanes: BTreeMap<Uid, Lane>,
+    commits: BTreeMap<u64, Purpose>,
+    commit_id: u64,
+    /// Conflicts in a row, by object.
+    retries: BTreeMap<Uid, u32>,
+    due: BTreeMap<Uid, Due>,
+    clusters_due: BTreeMap<Uid, u64>,
+    silence_check_ms: u64,
+    /// Applications for which more room, or a voice, may change the answer.
+    waiting: BTreeSet<Uid>,
+    render_faults: BTreeMap<Uid, RenderFaults>,
+    /// When each Application was last written, for pacing.
+    written_ms: BTreeMap<Uid, u64>,
+    deposed: bool,
+    effects: Vec<Effect>,
 }
+
+/// What a commit was for.
+#[derive(Debug, Clone)]
+enum Purpose {
+    Lane(Uid),
+    Outbox,
+    Sweep,
+}
+
+/// First pause after a conflict; doubles up to a hundred times that.
+const RETRY_MS: u64 = 10;
 
 impl Controller {
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { settings, ..Self::default() }
     }
 
     pub fn step(&mut self, now: Now, event: Event) -> Vec<Effect> {
-        let _ = (now, event, &self.settings);
-        Vec::new()
+        if self.deposed {
+            return Vec::new();
+        }
+        match event {
+            Event::Store(feed) => self.on_feed(now, &feed),
+            Event::Agent(message) => self.on_agent(now, message),
+            Event::Done { id, outcome } => self.on_done(now, id, outcome),
+            Event::Note(note) => self.note(now, &note),
+            Event::Tick => {}
+        }
+        if self.index.ready && !self.deposed {
+            self.watch_silence(now);
+            self.settle_clusters(now);
+            self.settle_applications(now);
+            self.housekeep(now);
+            self.flush(now);
+        }
+        std::mem::take(&mut self.effects)
     }
 
     /// When to send the next [`Event::Tick`], in `monotonic_ms`; absent while there is nothing to wait for.
     pub fn deadline(&self) -> Option<u64> {
-        None
+        if !self.index.ready || self.deposed {
+            return None;
+        }
+        let free = |uid: &Uid| !self.lanes.contains_key(uid);
+        let applications = self.due.iter().filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
+        let clusters = self.clusters_due.iter().filter(|(uid, _)| free(uid)).map(|(_, at_ms)| *at_ms);
+        let others = [Some(self.silence_check_ms), self.outbox.deadline(), Some(self.house.next_ms)];
+        applications.chain(clusters).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Whether nothing is being written: for tests and the simulator.
+    pub fn is_idle(&self) -> bool {
+        self.commits.is_empty()
+    }
+
+    fn on_feed(&mut self, now: Now, feed: &Feed) {
+        let mut touched = self.index.apply(feed);
+        for fault in std::mem::take(&mut touched.faults) {
+            self.effects.push(Effect::Fault(fault));
+        }
+        if matches!(feed, Feed::Reset { .. }) {
+            self.on_reset(now);
+        }
+        for (key, entry) in &touched.events {
+            self.recorder.learn(key, entry.as_ref());
+        }
+        self.on_touched(now, &touched);
+        let revision = self.index.revision;
+        let told = |lane: &Lane| lane.committed.is_some_and(|committed| committed <= revision);
+        let done: Vec<Uid> = self.lanes.iter().filter(|(_, lane)| told(lane)).map(|(uid, _)| uid.clone()).collect();
+        for uid in done {
+            self.end_lane(&uid);
+        }
+    }
+
+    /// All that was derived is derived anew; what agents said stays, for it does not come from the store.
+    fn on_reset(&mut self, now: Now) {
+        self.lanes.clear();
+        self.reservations = Reservations::default();
+        self.recorder = Recorder::default();
+        self.fleet.clear();
+        self.truths.clear();
+        self.waiting.clear();
+        let clusters = &self.index.clusters;
+        self.members.retain(|uid, _| clusters.contains_key(uid));
+        self.house.start(now);
+    }
+
+    fn on_touched(&mut self, now: Now, touched: &Touched) {
+        let mut chosen_anew = false;
+        for cluster in &touched.clusters {
+            chosen_anew |= self.on_cluster(now, cluster);
+        }
+        for application in &touched.gone {
+            self.forget_application(application);
+        }
+        for application in &touched.placements {
+            self.reserve(application);
+            for cluster in self.deleting_clusters() {
+                self.clusters_due.insert(cluster, now.monotonic_ms);
+            }
+        }
+        for (cluster, application) in &touched.reports {
+            self.reserve_in(application, cluster);
+            self.on_report_stored(now, application, cluster);
+        }
+        if chosen_anew {
+            for application in self.index.applications.keys().cloned().collect::<Vec<_>>() {
+                self.mark(&application, now.monotonic_ms, true);
+            }
+        } else {
+            for application in &touched.applications {
+                self.mark(application, now.monotonic_ms, true);
+            }
+        }
+    }
+
+    fn on_done(&mut self, now: Now, id: u64, outcome: Result<Outcome, Error>) {
+        let Some(purpose) = self.commits.remove(&id) else { return };
+        if let (Ok(Outcome::Conflict(held)), Some((_, modified))) = (&outcome, &self.settings.leader)
+            && held.first().is_none_or(|entry| entry.as_ref().map(|entry| entry.modified) != Some(*modified))
+        {
+            self.deposed = true;
+            self.effects.push(Effect::StepDown);
+            return;
+        }
+        match purpose {
+            Purpose::Lane(uid) => self.on_lane_done(now, &uid, id, outcome),
+            Purpose::Outbox => self.outbox.done(now, matches!(outcome, Ok(Outcome::Committed(_)))),
+            // The next round sees what became of it.
+            Purpose::Sweep => {}
+        }
+    }
+
+    fn on_lane_done(&mut self, now: Now, uid: &Uid, id: u64, outcome: Result<Outcome, Error>) {
+        let next_id = self.commit_id + 1;
+        let Some(lane) = self.lanes.get_mut(uid).filter(|lane| lane.id == id) else { return };
+        match outcome {
+            Ok(Outcome::Committed(revision)) => {
+                self.retries.remove(uid);
+                match lane.advance(next_id, revision) {
+                    Some(transaction) => self.commit(Purpose::Lane(uid.clone()), transaction),
+                    None if revision <= self.index.revision => self.end_lane(uid),
+                    None => {}
+                }
+            }
+            // Somebody else wrote what this was decided on, or nobody knows: decide anew on what the store says by then.
+            Ok(Outcome::Conflict(_) | Outcome::Unknown) => self.retry(now, uid),
+            Err(error) => {
+                self.effects.push(Effect::Fault(format!("{uid}: {error}")));
+                self.retry(now, uid);
+            }
+        }
+    }
+
+    fn retry(&mut self, now: Now, uid: &Uid) {
+        let retries = self.retries.entry(uid.clone()).or_default();
+        let pause = RETRY_MS << (*retries).min(7);
+        *retries += 1;
+        self.end_lane(uid);
+        let at_ms = now.monotonic_ms + pause;
+        if self.index.clusters.contains_key(uid) {
+            self.clusters_due.insert(uid.clone(), at_ms);
+        } else {
+            self.due.insert(uid.clone(), Due { at_ms, decide: true });
+        }
+    }
+
+    fn begin(&mut self, uid: &Uid, plan: Plan) {
+        let (lane, transaction) = Lane::begin(self.commit_id + 1, plan, self.leader_compare().as_ref());
+        let places = lane.placement.is_some();
+        self.lanes.insert(uid.clone(), lane);
+        self.commit(Purpose::Lane(uid.clone()), transaction);
+        if places {
+            self.reserve(uid);
+        }
+    }
+
+    fn end_lane(&mut self, uid: &Uid) {
+        if self.lanes.remove(uid).is_some_and(|lane| lane.placement.is_some()) {
+            self.reserve(uid);
+        }
+    }
+
+    /// The transaction already has the leader's compare.
+    fn commit(&mut self, purpose: Purpose, transaction: Transaction) {
+        self.commit_id += 1;
+        self.commits.insert(self.commit_id, purpose);
+        self.effects.push(Effect::Commit { id: self.commit_id, transaction });
+    }
+
+    fn leader_compare(&self) -> Option<Compare> {
+        self.settings.leader.as_ref().map(|(key, modified)| Compare::Modified(key.clone(), *modified))
+    }
+
+    fn note(&mut self, now: Now, note: &Note) {
+        let operations = self.recorder.record(now.wall, note);
+        self.outbox.add_operations(now, operations);
+    }
+
+    /// The placement that counts: the one being written, else the stored one.
+    fn placement(&self, application: &Uid) -> Option<Arc<Placement>> {
+        let written = self.lanes.get(application).and_then(|lane| lane.placement.clone());
+        written.or_else(|| self.index.placement(application))
+    }
+
+    /// Reserves what of an Application's placement is still to come. While another one is being written, the larger of
+    /// both counts, for either may turn out to be stored.
+    fn reserve(&mut self, application: &Uid) {
+        let written = self.lanes.get(application).and_then(|lane| lane.placement.clone());
+        let mut reserved = BTreeMap::new();
+        for placement in [self.index.placement(application), written].into_iter().flatten() {
+            for row in &placement.rows {
+                let more = self.outstanding(application, row);
+                let sum = |reserved: &reservations::Reserved| reserved.iter().map(|(_, n)| u64::from(*n)).sum::<u64>();
+                let known: &mut reservations::Reserved = reserved.entry(row.cluster.clone()).or_default();
+                if sum(&more) >= sum(known) {
+                    *known = more;
+                }
+            }
+        }
+        reserved.retain(|_, reserved| !reserved.is_empty());
+        self.reservations.set_all(application, reserved);
+    }
+
+    fn reserve_in(&mut self, application: &Uid, cluster: &Uid) {
+        if self.lanes.get(application).is_some_and(|lane| lane.placement.is_some()) {
+            return self.reserve(application);
+        }
+        let placement = self.index.placement(application);
+        let row = placement.as_ref().and_then(|placement| placement.rows.iter().find(|row| row.cluster == *cluster));
+        let reserved = row.map(|row| self.outstanding(application, row)).unwrap_or_default();
+        self.reservations.set(cluster, application, reserved);
+    }
+
+    fn outstanding(&self, application: &Uid, row: &crate::model::placement::Row) -> reservations::Reserved {
+        let fresh = self.lanes.get(application).and_then(|lane| lane.revision.as_ref());
+        let fresh = fresh.filter(|(name, _)| *name == row.revision).map(|(_, revision)| revision.clone());
+        let stored = || self.index.snapshot(application, &row.revision).map(|snapshot| snapshot.revision.clone());
+        let Some(revision) = fresh.or_else(stored) else { return Vec::new() };
+        let report = self.index.report(application, &row.cluster);
+        let reported = report.and_then(|report| self.index.snapshot(application, &report.revision));
+        let reported = reported.map(|snapshot| snapshot.revision.as_ref());
+        outstanding(row, &revision, report.map(Arc::as_ref), reported)
+    }
+
+    /// Makes the rooms that changed anew, from sketches and reservations.
+    fn refresh_rooms(&mut self) {
+        for cluster in self.reservations.take_stale() {
+            let sketch = self.members.get(&cluster).and_then(|member| member.sketch.as_ref());
+            let room = sketch.map(|sketch| self.reservations.room(&cluster, sketch));
+            if let Some(candidate) = self.fleet.get_mut(&cluster) {
+                candidate.room = room;
+            }
+        }
     }
 }

@@ -1,0 +1,574 @@
+//! Applications: spec → revision → placement → status, one decision at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{
+    Controller,
+    index::StoredApplication,
+    lanes::{Plan, unchanged},
+};
+use crate::{
+    flow::{
+        render::render,
+        rollup,
+        schedule::{Problem, Solution, solve},
+        slice::{self, Change},
+    },
+    hub::{
+        events::{About, Note, uid_of},
+        keys, records,
+    },
+    kinds::{
+        APPLICATION, APPLICATION_REVISION,
+        application::{AUTHOR_ANNOTATION, TRACE_ANNOTATION, WORKS_FINALIZER},
+    },
+    model::{
+        Digest, FieldError, Now, ObjectRef, Placement, Uid,
+        placement::{Refusal, Why},
+        revision::{RenderedComponent, RenderedManifest, Revision},
+    },
+    store::{Key, Operation, Transaction, blobs, object},
+};
+
+/// When an Application is looked at next, and whether its placement is decided anew or only its status told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    pub at_ms: u64,
+    pub decide: bool,
+}
+
+/// Why a spec could not be rendered; rendered again only when the spec changes.
+#[derive(Debug, Clone)]
+pub struct RenderFaults {
+    spec: Digest,
+    faults: Vec<FieldError>,
+}
+
+/// Between two statuses of an Application: so that a thousand reports cost a few writes, and three cost no delay.
+const PACE_MS: u64 = 20;
+const PACE_MS_PER_ROW: f64 = 0.5;
+/// Refusals kept with a placement: those that say most come first.
+const REFUSALS_MAX: usize = 64;
+/// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
+const OBJECT_BYTES_MAX: usize = 900 << 10;
+
+/// What an Application was rendered to, and what has to be stored for it where it is new.
+struct Snapshot {
+    name: String,
+    revision: Arc<Revision>,
+    pieces: Vec<Operation>,
+}
+
+/// Clusters where an Application would lose a component that nobody named.
+type Losses = BTreeSet<Uid>;
+
+impl Controller {
+    pub(super) fn mark(&mut self, application: &Uid, at_ms: u64, decide: bool) {
+        match self.due.get_mut(application) {
+            Some(due) => *due = Due { at_ms: due.at_ms.min(at_ms), decide: due.decide || decide },
+            None => drop(self.due.insert(application.clone(), Due { at_ms, decide })),
+        }
+    }
+
+    /// A stored report changes the status soon, and the placement where it confirms removals.
+    pub(super) fn on_report_stored(&mut self, now: Now, application: &Uid, cluster: &Uid) {
+        let Some(placement) = self.index.placement(application) else { return };
+        let row = placement.rows.iter().find(|row| row.cluster == *cluster);
+        let report = self.index.report(application, cluster).map(Arc::as_ref);
+        let confirms = row.is_some_and(|row| !slice::confirmed(row, report).is_empty() && !row.removals.is_empty());
+        let pace = PACE_MS + (placement.rows.len() as f64 * PACE_MS_PER_ROW) as u64;
+        let earliest = self.written_ms.get(application).map_or(0, |written| written + pace);
+        self.mark(application, earliest.max(now.monotonic_ms), confirms);
+    }
+
+    pub(super) fn forget_application(&mut self, uid: &Uid) {
+        self.due.remove(uid);
+        self.waiting.remove(uid);
+        self.render_faults.remove(uid);
+        self.written_ms.remove(uid);
+        self.retries.remove(uid);
+        for cluster in self.brake.clusters_of(uid) {
+            self.brake.release(&cluster, uid);
+        }
+        self.lanes.remove(uid);
+        self.reserve(uid);
+    }
+
+    pub(super) fn settle_applications(&mut self, now: Now) {
+        let ripe = |(uid, due): &(&Uid, &Due)| due.at_ms <= now.monotonic_ms && !self.lanes.contains_key(*uid);
+        let due: Vec<(Uid, Due)> = self.due.iter().filter(ripe).map(|(uid, due)| (uid.clone(), *due)).collect();
+        let mut braked: BTreeMap<Uid, Losses> = BTreeMap::new();
+        for (uid, due) in due {
+            self.due.remove(&uid);
+            let losses = self.settle_application(now, &uid, due.decide, false);
+            if !losses.is_empty() {
+                braked.insert(uid, losses);
+            }
+        }
+        // All that would go at once is judged together (rule 14), then decided with the verdict.
+        let mut by_cluster: BTreeMap<Uid, BTreeSet<Uid>> = BTreeMap::new();
+        for (application, clusters) in &braked {
+            for cluster in clusters {
+                by_cluster.entry(cluster.clone()).or_default().insert(application.clone());
+            }
+        }
+        for (cluster, losing) in &by_cluster {
+            let works = self.index.tenants.get(cluster).map_or(0, BTreeSet::len);
+            self.brake.judge(now.monotonic_ms, cluster, losing, works, self.confirmed(cluster).as_deref());
+            self.clusters_due.insert(cluster.clone(), now.monotonic_ms);
+        }
+        for application in braked.keys() {
+            self.settle_application(now, application, true, true);
+        }
+    }
+
+    /// Decides, where asked to, and writes what is new. What it would lose unnamed is answered instead of done unless it
+    /// has been `judged`.
+    fn settle_application(&mut self, now: Now, uid: &Uid, decide: bool, judged: bool) -> Losses {
+        let Some(stored) = self.index.applications.get(uid).cloned() else { return Losses::new() };
+        if stored.view.metadata.deletion_timestamp.is_some() {
+            self.settle_deleted(now, &stored);
+            return Losses::new();
+        }
+        let Some(snapshot) = self.snapshot(now, &stored) else {
+            self.write(now, &stored, None, None);
+            return Losses::new();
+        };
+        if !decide && snapshot.pieces.is_empty() {
+            self.write(now, &stored, Some(snapshot), None);
+            return Losses::new();
+        }
+        self.refresh_rooms();
+        let previous = self.index.placement(uid);
+        let mut held = BTreeSet::new();
+        let mut solution = self.solve(&stored, &snapshot, previous.as_deref(), &held);
+        let losses = previous.iter().flat_map(|previous| losses(previous, &snapshot, &solution)).collect::<Losses>();
+        let losses: Losses = losses.into_iter().filter(|cluster| self.is_present(cluster)).collect();
+        for cluster in self.brake.clusters_of(uid).difference(&losses) {
+            self.brake.release(cluster, uid);
+            self.clusters_due.insert(cluster.clone(), now.monotonic_ms);
+        }
+        if !judged && !losses.is_empty() {
+            return losses;
+        }
+        held.extend(losses.into_iter().filter(|cluster| self.brake.holds(cluster, uid)));
+        if !held.is_empty() {
+            solution = self.solve(&stored, &snapshot, previous.as_deref(), &held);
+        }
+        match solution.waiting {
+            true => drop(self.waiting.insert(uid.clone())),
+            false => drop(self.waiting.remove(uid)),
+        }
+        let next = self.place(&stored, &snapshot, previous.as_deref(), solution);
+        self.write(now, &stored, Some(snapshot), next);
+        Losses::new()
+    }
+
+    fn is_present(&self, cluster: &Uid) -> bool {
+        self.fleet.get(cluster).is_some_and(|candidate| !candidate.deleting)
+    }
+
+    fn solve(
+        &self,
+        stored: &StoredApplication,
+        snapshot: &Snapshot,
+        previous: Option<&Placement>,
+        held: &BTreeSet<Uid>,
+    ) -> Solution {
+        let policies = &stored.view.spec.policies;
+        solve(&Problem { policies, components: &snapshot.revision.components, fleet: &self.fleet, previous, held })
+    }
+
+    /// The next placement, where it differs in what matters.
+    fn place(
+        &self,
+        stored: &StoredApplication,
+        snapshot: &Snapshot,
+        previous: Option<&Placement>,
+        mut solution: Solution,
+    ) -> Option<Placement> {
+        solution.refusals = telling(solution.refusals);
+        let uid = &stored.view.metadata.uid;
+        let none = nowhere(stored);
+        let old = previous.unwrap_or(&none);
+        let next = self.next_placement(stored, old, (&snapshot.name, &snapshot.revision), solution, false);
+        let same = previous.is_some() && next.rows == old.rows && same_answers(old, &next);
+        let _ = uid;
+        (!same).then_some(next)
+    }
+
+    pub(super) fn next_placement(
+        &self,
+        stored: &StoredApplication,
+        previous: &Placement,
+        revision: (&str, &Revision),
+        solution: Solution,
+        deleted: bool,
+    ) -> Placement {
+        let metadata = &stored.view.metadata;
+        let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str).unwrap_or_default();
+        let clusters = || previous.rows.iter().map(|row| row.cluster.clone());
+        let nothing = BTreeMap::new();
+        slice::place(
+            &Change {
+                previous,
+                revision,
+                revisions: &|name| {
+                    let known = self.index.snapshot(&metadata.uid, name).map(|snapshot| snapshot.revision.as_ref());
+                    known.or((name == revision.0).then_some(revision.1))
+                },
+                reports: self.index.reports.get(&metadata.uid).unwrap_or(&nothing),
+                names: &|uid| self.fleet.get(uid).map(|candidate| candidate.name.clone()).unwrap_or_default(),
+                dropped: &clusters().filter(|cluster| self.is_dropped(cluster)).collect(),
+                drained: &clusters().filter(|cluster| self.is_drained(cluster)).collect(),
+                deleted,
+                author: annotation(AUTHOR_ANNOTATION),
+                trace: annotation(TRACE_ANNOTATION),
+            },
+            solution,
+        )
+    }
+
+    /// The newest revision if it is of this spec, else a new one. `None` where the spec cannot be rendered.
+    fn snapshot(&mut self, now: Now, stored: &StoredApplication) -> Option<Snapshot> {
+        let uid = &stored.view.metadata.uid;
+        let newest = self.index.newest(uid);
+        if let Some(newest) = newest.filter(|newest| newest.revision.spec_digest == stored.spec_digest) {
+            let (name, revision) = (newest.name.clone(), newest.revision.clone());
+            self.render_faults.remove(uid);
+            return Some(Snapshot { name, revision, pieces: Vec::new() });
+        }
+        if self.render_faults.get(uid).is_some_and(|known| known.spec == stored.spec_digest) {
+            return None;
+        }
+        let metadata = &stored.view.metadata;
+        // An older Application of the same name may have left revisions that are still to be swept.
+        let mut number = newest.map_or(0, |newest| newest.revision.number) + 1;
+        let key_of =
+            |number| keys::key(&APPLICATION_REVISION, &metadata.namespace, &format!("{}-v{number}", metadata.name));
+        while self.index.has_snapshot_key(&key_of(number)) {
+            number += 1;
+        }
+        match make_snapshot(now, stored, number, key_of(number)) {
+            Ok(snapshot) => {
+                self.render_faults.remove(uid);
+                Some(snapshot)
+            }
+            Err(faults) => {
+                let message = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                self.tell(now, stored, true, "RenderFailed", message);
+                self.render_faults.insert(uid.clone(), RenderFaults { spec: stored.spec_digest, faults });
+                None
+            }
+        }
+    }
+
+    /// Writes the decision, if there is one, and the status, if it changed, in one transaction that holds only if the
+    /// Application is as it was read.
+    fn write(&mut self, now: Now, stored: &StoredApplication, snapshot: Option<Snapshot>, next: Option<Placement>) {
+        let uid = &stored.view.metadata.uid;
+        let mut object = stored.object();
+        let before = object["status"].take();
+        let known = self.index.placement(uid);
+        let placement = next.as_ref().or(known.as_deref());
+        let status = self.status(now, stored, &before, snapshot.as_ref(), placement);
+        let finalizers = &stored.view.metadata.finalizers;
+        let ours = finalizers.iter().any(|finalizer| finalizer == WORKS_FINALIZER);
+        let fresh = snapshot.as_ref().is_some_and(|snapshot| !snapshot.pieces.is_empty());
+        if status == before && next.is_none() && !fresh && ours {
+            return;
+        }
+        self.tell_of_change(now, stored, snapshot.as_ref().filter(|_| fresh), next.as_ref(), &before, &status);
+        if !ours {
+            let mut finalizers = finalizers.clone();
+            finalizers.push(WORKS_FINALIZER.to_owned());
+            object["metadata"]["finalizers"] = json!(finalizers);
+        }
+        object["status"] = status;
+        let mut plan = self.application_plan(stored, encode(object));
+        if let Some(snapshot) = snapshot.filter(|_| fresh) {
+            plan.revision = Some((snapshot.name, snapshot.revision));
+            plan.pieces = snapshot.pieces;
+        }
+        if let Some(next) = next {
+            self.add_placement(&mut plan, uid, next);
+        }
+        self.written_ms.insert(uid.clone(), now.monotonic_ms);
+        self.begin(uid, plan);
+    }
+
+    pub(super) fn application_plan(&self, stored: &StoredApplication, value: Bytes) -> Plan {
+        let key = stored.entry.key.clone();
+        let pointer = Transaction {
+            compares: vec![unchanged(key.clone(), Some(stored.entry.modified))],
+            operations: vec![Operation::Put(key, value)],
+        };
+        Plan { pointer, ..Plan::default() }
+    }
+
+    /// Chunks first, the head with a compare on its predecessor, and the predecessor's chunks deleted with it.
+    pub(super) fn add_placement(&self, plan: &mut Plan, uid: &Uid, next: Placement) {
+        let (chunks, (head, value)) = records::encode(&next);
+        plan.pieces.extend(chunks.into_iter().map(|(key, value)| Operation::Put(key, value)));
+        let known = self.index.placements.get(uid);
+        plan.pointer.compares.push(unchanged(head.clone(), known.map(|known| known.modified)));
+        plan.pointer.operations.push(Operation::Put(head, value));
+        let old = known.into_iter().flat_map(|known| records::chunk_keys(&known.placement));
+        plan.pointer.operations.extend(old.map(Operation::Delete));
+        plan.placement = Some(Arc::new(next));
+    }
+
+    fn status(
+        &self,
+        now: Now,
+        stored: &StoredApplication,
+        previous: &Value,
+        snapshot: Option<&Snapshot>,
+        placement: Option<&Placement>,
+    ) -> Value {
+        let uid = &stored.view.metadata.uid;
+        let newest = self.index.newest(uid).map(|newest| (newest.name.as_str(), newest.revision.as_ref()));
+        let revision = snapshot.map(|snapshot| (snapshot.name.as_str(), snapshot.revision.as_ref())).or(newest);
+        let nothing = BTreeMap::new();
+        let words = |cluster: Uid| {
+            let name = self.fleet.get(&cluster)?.name.clone();
+            let works = self.index.tenants.get(&cluster).map_or(0, BTreeSet::len);
+            let words = self.brake.words(&cluster, &name, works)?;
+            Some((name, words))
+        };
+        let held = self.brake.clusters_of(uid).into_iter().filter_map(words).collect();
+        rollup::status(
+            now,
+            &rollup::Facts {
+                application: &stored.view,
+                previous,
+                revision,
+                placement,
+                reports: self.index.reports.get(uid).unwrap_or(&nothing),
+                clusters: &self.truths,
+                faults: self.render_faults.get(uid).map(|known| known.faults.as_slice()).unwrap_or_default(),
+                held: &held,
+            },
+        )
+    }
+
+    pub(super) fn status_of_deleted(&self, now: Now, stored: &StoredApplication, placement: &Placement) -> Value {
+        let previous = stored.object()["status"].take();
+        self.status(now, stored, &previous, None, Some(placement))
+    }
+
+    fn tell_of_change(
+        &mut self,
+        now: Now,
+        stored: &StoredApplication,
+        fresh: Option<&Snapshot>,
+        next: Option<&Placement>,
+        before: &Value,
+        after: &Value,
+    ) {
+        if let Some(snapshot) = fresh {
+            let objects: usize = snapshot.revision.components.iter().map(|component| component.manifests.len()).sum();
+            self.tell(now, stored, false, "Rendered", format!("{}: {objects} objects", snapshot.name));
+        }
+        if let Some(next) = next {
+            let sum = after["placement"]["sum"].as_str().unwrap_or_default();
+            if next.unplaced.is_empty() {
+                let names: Vec<_> = next.rows.iter().map(|row| row.cluster_name.as_str()).take(10).collect();
+                self.tell(now, stored, false, "Placed", format!("{sum} in {}", names.join(", ")));
+            }
+            for (component, what) in &next.unplaced {
+                self.tell(now, stored, true, "Unplaced", format!("{component}: {what}"));
+            }
+        }
+        let (old, new) = (before["status"].as_str().unwrap_or_default(), after["status"].as_str().unwrap_or_default());
+        let message = || {
+            let conditions = after["conditions"].as_array().into_iter().flatten();
+            let ready =
+                conditions.filter(|condition| condition["type"] == "Ready").find_map(|ready| ready["message"].as_str());
+            ready.unwrap_or_default().to_owned()
+        };
+        match new {
+            _ if old == new => {}
+            "running" => self.tell(now, stored, false, "Running", message()),
+            "unhealthy" => self.tell(now, stored, true, "Unhealthy", message()),
+            _ => {}
+        }
+    }
+
+    pub(super) fn tell(
+        &mut self,
+        now: Now,
+        stored: &StoredApplication,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let metadata = &stored.view.metadata;
+        let about = About { gvk: APPLICATION.gvk.clone(), name: metadata.object_name(), uid: metadata.uid.clone() };
+        self.note(now, &Note { about, warning, reason, message });
+    }
+}
+
+/// Before the first decision.
+pub fn nowhere(stored: &StoredApplication) -> Placement {
+    Placement {
+        application: stored.view.metadata.object_name(),
+        application_uid: stored.view.metadata.uid.clone(),
+        decision: 0,
+        rows: Vec::new(),
+        refusals: Vec::new(),
+        unplaced: BTreeMap::new(),
+    }
+}
+
+/// Clusters that would lose a component although nobody changed the Application: its newest revision, which still has
+/// the component, runs there already.
+fn losses(previous: &Placement, snapshot: &Snapshot, solution: &Solution) -> Losses {
+    let known = |name: &str| snapshot.revision.components.iter().any(|component| component.name == name);
+    let mut losses = Losses::new();
+    for row in previous.rows.iter().filter(|row| row.revision == snapshot.name) {
+        let shares = solution.shares.get(&row.cluster);
+        let lost = |name: &&String| known(name) && shares.is_none_or(|shares| !shares.contains_key(*name));
+        if row.components.keys().any(|name| lost(&name)) {
+            losses.insert(row.cluster.clone());
+        }
+    }
+    losses
+}
+
+/// Those that say most first: what a cluster lacks before what the user chose, up to a bound; then in their old order.
+fn telling(refusals: Vec<Refusal>) -> Vec<Refusal> {
+    let chosen = |refusal: &Refusal| matches!(refusal.why, Why::NotNamed | Why::SelectorMismatch { .. });
+    let (by_choice, others): (Vec<_>, Vec<_>) = refusals.into_iter().partition(chosen);
+    let mut kept: Vec<Refusal> = others.into_iter().chain(by_choice).take(REFUSALS_MAX).collect();
+    kept.sort_by(|one, other| {
+        (&one.component, &one.cluster_name, &one.cluster).cmp(&(&other.component, &other.cluster_name, &other.cluster))
+    });
+    kept
+}
+
+/// Whether two decisions say no to the same clusters for the same kind of reason. Figures alone, and a sketch that is
+/// not there yet after a restart, are no news: they are told with the next change.
+fn same_answers(old: &Placement, new: &Placement) -> bool {
+    let kind = |why: &Why| match why {
+        Why::NoRoom { .. } => "OutScored",
+        other => other.reason(),
+    };
+    let same = |(one, other): (&Refusal, &Refusal)| {
+        let unknown_yet = other.why == Why::NoSketch;
+        one.cluster == other.cluster
+            && one.component == other.component
+            && (unknown_yet || kind(&one.why) == kind(&other.why))
+    };
+    old.unplaced.keys().eq(new.unplaced.keys())
+        && old.refusals.len() == new.refusals.len()
+        && old.refusals.iter().zip(&new.refusals).all(same)
+}
+
+fn make_snapshot(now: Now, stored: &StoredApplication, number: u64, key: Key) -> Result<Snapshot, Vec<FieldError>> {
+    let application = &stored.view;
+    let metadata = &application.metadata;
+    let name = format!("{}-v{number}", metadata.name);
+    let rendered = render(application, &name)?;
+    let mut contents: BTreeMap<Digest, Bytes> = BTreeMap::new();
+    let mut address = |value: &Value| {
+        let bytes = Bytes::from(value.to_string());
+        let digest = Digest::of(&bytes);
+        contents.insert(digest, bytes);
+        digest
+    };
+    let components = rendered.components.into_iter().map(|component| RenderedComponent {
+        manifests: component
+            .objects
+            .iter()
+            .filter_map(|object| Some(RenderedManifest { object: ObjectRef::of(object)?, blob: address(object) }))
+            .collect(),
+        name: component.name,
+        type_: component.type_,
+        demand: component.demand,
+        replicas: component.replicas,
+    });
+    let components = components.collect();
+    let application_blob = address(&carried(stored));
+    let revision = Revision {
+        application: metadata.object_name(),
+        application_uid: metadata.uid.clone(),
+        number,
+        spec_digest: stored.spec_digest,
+        application_blob,
+        components,
+    };
+    let object = revision_object(now, stored, &name, &revision);
+    let mut pieces: Vec<Operation> = Vec::new();
+    for (digest, bytes) in &contents {
+        let transactions = blobs::transactions(digest, bytes).map_err(|error| {
+            vec![FieldError::new("spec", crate::model::object::FieldErrorKind::TooLong, error.to_string())]
+        })?;
+        pieces.extend(transactions.into_iter().flat_map(|transaction| transaction.operations));
+    }
+    pieces.push(Operation::Put(key, object::encode(&object)));
+    Ok(Snapshot { name, revision: Arc::new(revision), pieces })
+}
+
+/// The Application as every work carries it: enough to make it anew in an empty hub.
+fn carried(stored: &StoredApplication) -> Value {
+    let object = stored.object();
+    let mut metadata = json!({"name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"]});
+    for field in ["labels", "annotations"] {
+        if let Some(map) = object["metadata"].get(field) {
+            metadata[field] = map.clone();
+        }
+    }
+    json!({
+        "apiVersion": APPLICATION.gvk.api_version(),
+        "kind": APPLICATION.gvk.kind,
+        "metadata": metadata,
+        "spec": object["spec"],
+    })
+}
+
+fn revision_object(now: Now, stored: &StoredApplication, name: &str, revision: &Revision) -> Value {
+    let metadata = &stored.view.metadata;
+    let hash = Digest::of(format!("{}\n{name}", metadata.uid).as_bytes()).to_string();
+    json!({
+        "apiVersion": APPLICATION_REVISION.gvk.api_version(),
+        "kind": APPLICATION_REVISION.gvk.kind,
+        "metadata": {
+            "name": name,
+            "namespace": metadata.namespace,
+            "uid": uid_of(&hash),
+            "generation": 1,
+            "creationTimestamp": now.wall.to_string(),
+            "labels": {"app.oam.dev/name": metadata.name},
+            "ownerReferences": [{
+                "apiVersion": APPLICATION.gvk.api_version(),
+                "kind": APPLICATION.gvk.kind,
+                "name": metadata.name,
+                "uid": metadata.uid,
+                "controller": true,
+            }],
+        },
+        "spec": revision,
+    })
+}
+
+/// The stored form; with a status that says less where the whole would not fit.
+fn encode(mut object: Value) -> Bytes {
+    let value = object::encode(&object);
+    if value.len() <= OBJECT_BYTES_MAX {
+        return value;
+    }
+    for (list, detail) in [("services", None), ("appliedResources", None), ("placement", Some("rows"))] {
+        match detail {
+            Some(detail) => object["status"][list][detail] = json!([]),
+            None => object["status"][list] = json!([]),
+        }
+    }
+    object::encode(&object)
+}

@@ -1,0 +1,358 @@
+//! Clusters: what is heard of them, and what their status says.
+//!
+//! Liveness is this process's own receive time on the monotonic clock. A new leader gives every cluster a fresh term of
+//! grace. Silence makes a cluster Unknown and nothing else.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{
+    Controller, FromAgent,
+    brake::CONFIRM_ANNOTATION,
+    index::StoredCluster,
+    lanes::{Plan, unchanged},
+};
+use crate::{
+    flow::schedule::Candidate,
+    hub::{
+        agents::roster::FROZEN,
+        events::{About, Note},
+    },
+    kinds::{CLUSTER, cluster::CLUSTER_FINALIZER},
+    model::{
+        Cluster, Condition, Conditions, Now, Resources, Sketch, Timestamp, Uid,
+        cluster::{DeletionPolicy, Facts, READY},
+        condition::Truth,
+    },
+    store::{Operation, Transaction, object},
+};
+
+/// Annotation on a Cluster that is deleted: its own uid there says that nobody need wait for it any more.
+pub const FORGET_ANNOTATION: &str = "hanse.dev/forget";
+const HELD: &str = "RemovalsHeld";
+/// A changed sketch is stored at most this often, and only when it changed by this part of what is allocatable.
+const SKETCH_MS_MIN: u64 = 30_000;
+const SKETCH_PART: i64 = 20;
+/// More room may be good for those who wait; a fleet that settles is asked once.
+const WAITING_MS: u64 = 100;
+
+/// What was heard of a cluster since this process leads.
+#[derive(Debug, Clone, Default)]
+pub struct Member {
+    heard: Option<(u64, Timestamp)>,
+    /// Since when it is waited for, where nothing was heard yet.
+    awaited_ms: u64,
+    silent: bool,
+    pub sketch: Option<Sketch>,
+    facts: Option<Facts>,
+    sketch_written_ms: Option<u64>,
+}
+
+impl Controller {
+    pub(super) fn on_agent(&mut self, now: Now, message: FromAgent) {
+        match message {
+            FromAgent::Connected { cluster } | FromAgent::Beat { cluster } => self.on_voice(now, &cluster),
+            // The stream may come back before the grace is over; only silence counts.
+            FromAgent::Disconnected { .. } => {}
+            FromAgent::Sketch { cluster, sketch } => {
+                self.on_voice(now, &cluster);
+                self.on_sketch(now, &cluster, sketch);
+            }
+            FromAgent::Facts { cluster, facts } => {
+                self.on_voice(now, &cluster);
+                if let Some(member) = self.members.get_mut(&cluster)
+                    && member.facts.as_ref() != Some(&facts)
+                {
+                    member.facts = Some(facts);
+                    self.clusters_due.insert(cluster, now.monotonic_ms);
+                }
+            }
+            FromAgent::Report { cluster, report } => {
+                self.on_voice(now, &cluster);
+                self.on_report(now, &cluster, *report);
+            }
+            FromAgent::Frozen { cluster, message } => {
+                self.tell_of_cluster(now, &cluster, true, "IdentityFrozen", message);
+                self.clusters_due.insert(cluster, now.monotonic_ms);
+            }
+        }
+    }
+
+    fn on_voice(&mut self, now: Now, cluster: &Uid) {
+        let Some(member) = self.members.get_mut(cluster) else { return };
+        let news = member.heard.is_none() || member.silent;
+        member.heard = Some((now.monotonic_ms, now.wall));
+        member.silent = false;
+        if news {
+            self.on_truth(now, cluster);
+        }
+    }
+
+    fn on_sketch(&mut self, now: Now, cluster: &Uid, sketch: Sketch) {
+        let Some(member) = self.members.get_mut(cluster) else { return };
+        if member.sketch.as_ref() == Some(&sketch) {
+            return;
+        }
+        let due = member.sketch_written_ms.map_or(now.monotonic_ms, |written| written + SKETCH_MS_MIN);
+        member.sketch = Some(sketch);
+        self.reservations.mark_stale(cluster);
+        let due = due.max(now.monotonic_ms);
+        let known = self.clusters_due.entry(cluster.clone()).or_insert(due);
+        *known = due.min(*known);
+        self.wake_waiting(now);
+    }
+
+    fn wake_waiting(&mut self, now: Now) {
+        for application in self.waiting.clone() {
+            self.mark(&application, now.monotonic_ms + WAITING_MS, true);
+        }
+    }
+
+    /// A Cluster came, went or changed. Whether that may change who is chosen.
+    pub(super) fn on_cluster(&mut self, now: Now, uid: &Uid) -> bool {
+        let Some(stored) = self.index.clusters.get(uid).cloned() else {
+            self.members.remove(uid);
+            self.truths.remove(uid);
+            self.clusters_due.remove(uid);
+            self.lanes.remove(uid);
+            self.retries.remove(uid);
+            return self.fleet.remove(uid).is_some();
+        };
+        let member = self.members.entry(uid.clone()).or_default();
+        if member.heard.is_none() && member.awaited_ms == 0 {
+            member.awaited_ms = now.monotonic_ms.max(1);
+        }
+        self.clusters_due.insert(uid.clone(), now.monotonic_ms);
+        let before = self.fleet.get(uid).cloned();
+        let candidate = Candidate {
+            name: stored.view.metadata.name.clone(),
+            labels: stored.view.metadata.labels.clone(),
+            accepted: stored.view.spec.accepted,
+            cordoned: stored.view.spec.unschedulable,
+            deleting: stored.view.metadata.deletion_timestamp.is_some(),
+            ..before.clone().unwrap_or_default()
+        };
+        let chosen_anew = before.as_ref() != Some(&candidate);
+        self.fleet.insert(uid.clone(), candidate);
+        self.reservations.mark_stale(uid);
+        self.on_truth(now, uid);
+        for application in self.brake.held(uid).cloned().unwrap_or_default() {
+            self.mark(&application, now.monotonic_ms, true);
+        }
+        chosen_anew || stored.view.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Looks who has fallen silent, a few times within the grace.
+    pub(super) fn watch_silence(&mut self, now: Now) {
+        if now.monotonic_ms < self.silence_check_ms {
+            return;
+        }
+        self.silence_check_ms = now.monotonic_ms + (self.settings.grace_ms / 5).max(1);
+        let grace_ms = self.settings.grace_ms;
+        let over = |member: &Member| {
+            let since = member.heard.map_or(member.awaited_ms, |(at_ms, _)| at_ms);
+            !member.silent && now.monotonic_ms.saturating_sub(since) >= grace_ms
+        };
+        let silent: Vec<Uid> =
+            self.members.iter().filter(|(_, member)| over(member)).map(|(uid, _)| uid.clone()).collect();
+        for uid in silent {
+            if let Some(member) = self.members.get_mut(&uid) {
+                member.silent = true;
+            }
+            self.on_truth(now, &uid);
+        }
+    }
+
+    /// Whether a cluster is heard of. In a fresh term, before anything was heard, what is stored counts.
+    fn truth(&self, stored: &StoredCluster, member: &Member) -> Truth {
+        let stored_ready = stored.view.status.conditions.get(READY).map(|condition| condition.status);
+        match (member.heard, member.silent) {
+            _ if stored.view.metadata.annotations.contains_key(FROZEN) => Truth::False,
+            (Some(_), false) => Truth::True,
+            (_, true) => Truth::Unknown,
+            (None, false) => stored_ready.unwrap_or(Truth::Unknown),
+        }
+    }
+
+    fn on_truth(&mut self, now: Now, uid: &Uid) {
+        let (Some(stored), Some(member)) = (self.index.clusters.get(uid), self.members.get(uid)) else { return };
+        let truth = self.truth(stored, member);
+        if self.truths.insert(uid.clone(), truth) == Some(truth) {
+            return;
+        }
+        if let Some(candidate) = self.fleet.get_mut(uid) {
+            candidate.silent = truth != Truth::True;
+        }
+        self.clusters_due.insert(uid.clone(), now.monotonic_ms);
+        for application in self.index.tenants.get(uid).cloned().unwrap_or_default() {
+            self.mark(&application, now.monotonic_ms, false);
+        }
+        self.wake_waiting(now);
+    }
+
+    pub(super) fn deleting_clusters(&self) -> BTreeSet<Uid> {
+        let deleting = self.fleet.iter().filter(|(_, candidate)| candidate.deleting);
+        deleting.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Whether nobody waits for what runs there: its Cluster is gone, orphans it, or is to be forgotten.
+    pub(super) fn is_dropped(&self, uid: &Uid) -> bool {
+        let Some(stored) = self.index.clusters.get(uid) else { return true };
+        let metadata = &stored.view.metadata;
+        let forgotten = metadata.annotations.get(FORGET_ANNOTATION).is_some_and(|of| *of == uid.0);
+        metadata.deletion_timestamp.is_some()
+            && (forgotten || stored.view.spec.deletion_policy == DeletionPolicy::Orphan)
+    }
+
+    pub(super) fn is_drained(&self, uid: &Uid) -> bool {
+        let deleting = |stored: &StoredCluster| stored.view.metadata.deletion_timestamp.is_some();
+        self.index.clusters.get(uid).is_some_and(deleting) && !self.is_dropped(uid)
+    }
+
+    pub(super) fn settle_clusters(&mut self, now: Now) {
+        let due = |(uid, at_ms): &(&Uid, &u64)| **at_ms <= now.monotonic_ms && !self.lanes.contains_key(*uid);
+        let due: Vec<Uid> = self.clusters_due.iter().filter(due).map(|(uid, _)| uid.clone()).collect();
+        for uid in due {
+            self.clusters_due.remove(&uid);
+            self.settle_cluster(now, &uid);
+        }
+    }
+
+    fn settle_cluster(&mut self, now: Now, uid: &Uid) {
+        let Some(stored) = self.index.clusters.get(uid).cloned() else { return };
+        let metadata = &stored.view.metadata;
+        let ours = metadata.finalizers.iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
+        if metadata.deletion_timestamp.is_some() && ours && !self.index.tenants.contains_key(uid) {
+            return self.finish_cluster(now, &stored);
+        }
+        let mut object = stored.object();
+        let sketched = self.write_status(now, uid, &stored.view, &mut object);
+        if metadata.deletion_timestamp.is_none() && !ours {
+            let mut finalizers = metadata.finalizers.clone();
+            finalizers.push(CLUSTER_FINALIZER.to_owned());
+            object["metadata"]["finalizers"] = json!(finalizers);
+        }
+        if object == stored.object() {
+            return;
+        }
+        if let Some(member) = self.members.get_mut(uid)
+            && let Some((_, heard)) = member.heard
+        {
+            object["status"]["lastBeat"] = json!(heard.to_string());
+            if sketched {
+                member.sketch_written_ms = Some(now.monotonic_ms);
+            }
+        }
+        self.tell_of_ready(now, uid, &stored.view, &object);
+        let key = stored.entry.key.clone();
+        let pointer = Transaction {
+            compares: vec![unchanged(key.clone(), Some(stored.entry.modified))],
+            operations: vec![Operation::Put(key, object::encode(&object))],
+        };
+        self.begin(uid, Plan { pointer, ..Plan::default() });
+    }
+
+    /// Patches what is known into the object; whether the sketch was among it.
+    fn write_status(&self, now: Now, uid: &Uid, view: &Cluster, object: &mut Value) -> bool {
+        let Some(member) = self.members.get(uid) else { return false };
+        let mut conditions = view.status.conditions.clone();
+        let mut set = |type_: &str, (status, reason, message): (Truth, &str, String)| {
+            conditions.set(Condition {
+                type_: type_.to_owned(),
+                status,
+                reason: reason.to_owned(),
+                message,
+                last_transition_time: now.wall,
+                observed_generation: None,
+            });
+        };
+        let frozen = view.metadata.annotations.get(FROZEN);
+        match (frozen, member.heard, member.silent) {
+            (Some(message), ..) => set(READY, (Truth::False, "IdentityFrozen", message.clone())),
+            (None, Some(_), false) => set(READY, (Truth::True, "AgentConnected", String::new())),
+            (None, _, true) if view.spec.accepted || view.status.conditions.get(READY).is_some() => {
+                let message = "its agent is silent; what runs there stays as it was decided".to_owned();
+                set(READY, (Truth::Unknown, "AgentSilent", message));
+            }
+            (None, ..) => {}
+        }
+        let works = self.index.tenants.get(uid).map_or(0, BTreeSet::len);
+        match self.brake.words(uid, &view.metadata.name, works) {
+            Some(words) => set(HELD, (Truth::True, "NotConfirmed", words)),
+            None => conditions.0.retain(|condition| condition.type_ != HELD),
+        }
+        put_if_changed(object, "conditions", &view.status.conditions, &conditions);
+        if let Some(facts) = &member.facts {
+            put_if_changed(object, "facts", &view.status.facts, facts);
+        }
+        let may_write = member.sketch_written_ms.is_none_or(|at_ms| now.monotonic_ms >= at_ms + SKETCH_MS_MIN);
+        match &member.sketch {
+            Some(sketch) if may_write && differs(view.status.sketch.as_ref(), sketch) => {
+                object["status"]["sketch"] = json!(sketch);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn tell_of_ready(&mut self, now: Now, uid: &Uid, before: &Cluster, object: &Value) {
+        let conditions: Conditions = serde_json::from_value(object["status"]["conditions"].clone()).unwrap_or_default();
+        let old = before.status.conditions.get(READY).map(|condition| condition.status);
+        let Some(ready) = conditions.get(READY).filter(|ready| Some(ready.status) != old) else { return };
+        match (old, ready.status) {
+            (None, Truth::True) => {
+                self.tell_of_cluster(now, uid, false, "ClusterJoined", "its agent is connected".into())
+            }
+            (_, Truth::True) => {
+                self.tell_of_cluster(now, uid, false, "ClusterReady", "its agent is heard again".into())
+            }
+            (_, Truth::Unknown) => self.tell_of_cluster(now, uid, true, "ClusterSilent", ready.message.clone()),
+            (_, Truth::False) => self.tell_of_cluster(now, uid, true, "ClusterNotReady", ready.message.clone()),
+        }
+    }
+
+    pub(super) fn tell_of_cluster(
+        &mut self,
+        now: Now,
+        uid: &Uid,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let Some(stored) = self.index.clusters.get(uid) else { return };
+        let about = About { gvk: CLUSTER.gvk.clone(), name: stored.view.metadata.object_name(), uid: uid.clone() };
+        self.note(now, &Note { about, warning, reason, message });
+    }
+
+    /// What a person agreed to on this cluster (rule 14).
+    pub(super) fn confirmed(&self, uid: &Uid) -> Option<String> {
+        self.index.clusters.get(uid)?.view.metadata.annotations.get(CONFIRM_ANNOTATION).cloned()
+    }
+}
+
+fn put_if_changed<T: PartialEq + serde::Serialize>(object: &mut Value, field: &str, before: &T, after: &T) {
+    if before != after {
+        object["status"][field] = json!(after);
+    }
+}
+
+/// Whether a sketch is worth storing over the one that is: by a twentieth of what is allocatable in any resource, other
+/// nodes, or other kinds of them. Its sequence is of no account.
+fn differs(stored: Option<&Sketch>, fresh: &Sketch) -> bool {
+    let Some(stored) = stored else { return true };
+    let apart = |one: &Resources, other: &Resources| {
+        let part = |name: &String| (stored.allocatable.get(name).max(fresh.allocatable.get(name)) / SKETCH_PART).max(1);
+        let far = |name: &String| one.get(name).abs_diff(other.get(name)) >= part(name).unsigned_abs();
+        one.0.keys().chain(other.0.keys()).any(far)
+    };
+    let kinds = |sketch: &Sketch| -> BTreeSet<(Vec<(String, String)>, Vec<crate::model::demand::Taint>)> {
+        let kind =
+            |shape: &crate::model::sketch::Shape| (shape.labels.clone().into_iter().collect(), shape.taints.clone());
+        sketch.shapes.iter().map(kind).collect()
+    };
+    stored.nodes != fresh.nodes
+        || apart(&stored.free, &fresh.free)
+        || apart(&stored.allocatable, &fresh.allocatable)
+        || kinds(stored) != kinds(fresh)
+}

@@ -1,0 +1,5 @@
+//! The controller against the store's own state machine and agents of a few lines.
+
+mod rules;
+mod stories;
+mod world;

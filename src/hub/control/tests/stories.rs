@@ -1,0 +1,255 @@
+//! What people do, and what becomes of it.
+
+use serde_json::json;
+
+use super::world::World;
+use crate::{
+    hub::control::{Effect, Event, FORGET_ANNOTATION, Settings},
+    kinds::{APPLICATION, CLUSTER},
+    store::{Key, Operation, Outcome, Transaction},
+};
+
+fn divided() -> serde_json::Value {
+    json!([{"name": "spread", "type": "placement", "properties": {"mode": "Divided"}}])
+}
+
+#[test]
+fn an_application_is_placed_by_room_runs_and_reports_back() {
+    let mut world = World::with(&[("ap", 20), ("eu", 40), ("us", 40)]);
+    let web = world.apply("web", 30, divided());
+    world.settle();
+    assert_eq!(world.shares(&web), [("ap".to_owned(), 6), ("eu".to_owned(), 12), ("us".to_owned(), 12)].into());
+    let status = world.app("web")["status"].clone();
+    assert_eq!((&status["status"], &status["placement"]["sum"]), (&json!("running"), &json!("30 = 6 + 12 + 12")));
+    assert_eq!(status["services"].as_array().map(Vec::len), Some(3));
+    let events = world.events();
+    for expected in
+        ["web Rendered: web-v1: 1 objects", "web Placed: 30 = 6 + 12 + 12 in ap, eu, us", "web Running: 3 of 3"]
+    {
+        assert!(events.iter().any(|event| event.starts_with(expected)), "{expected}: {events:?}");
+    }
+}
+
+#[test]
+fn joining_shows_in_conditions_events_and_a_stored_sketch() {
+    let world = World::with(&[("eu", 40)]);
+    let eu = world.cluster("eu");
+    assert_eq!(World::condition(&eu, "Ready")["reason"], "AgentConnected");
+    assert_eq!(eu["status"]["sketch"]["free"]["cpu"], 4000);
+    assert!(world.events().iter().any(|event| event.starts_with("eu ClusterJoined")));
+}
+
+#[test]
+fn an_application_waits_for_room_and_gets_it_when_a_cluster_joins() {
+    let mut world = World::with(&[("eu", 10)]);
+    let web = world.apply("web", 30, divided());
+    world.settle();
+    assert!(world.shares(&web).is_empty());
+    assert_eq!(World::condition(&world.app("web"), "Ready")["reason"], "Unplaced");
+    world.join("us", 40);
+    world.settle();
+    assert_eq!(world.shares(&web).values().sum::<u32>(), 30);
+    assert_eq!(world.app("web")["status"]["status"], "running");
+}
+
+#[test]
+fn a_cordoned_cluster_keeps_what_it_has_and_gets_nothing_new() {
+    let mut world = World::with(&[("eu", 40), ("us", 40)]);
+    let web = world.apply("web", 10, divided());
+    world.settle();
+    world.edit(&CLUSTER, "", "eu", |cluster| cluster["spec"]["unschedulable"] = json!(true));
+    world.apply("web", 20, divided());
+    world.settle();
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 5), ("us".to_owned(), 15)].into());
+}
+
+#[test]
+fn a_deleted_application_leaves_nothing_behind() {
+    let mut world = World::with(&[("eu", 40), ("us", 40)]);
+    let web = world.apply("web", 10, divided());
+    world.settle();
+    assert_eq!(world.running("eu"), ["web"]);
+    world.delete(&APPLICATION, "default", "web");
+    world.settle();
+    assert!(world.running("eu").is_empty() && world.running("us").is_empty());
+    assert_eq!(world.app("web"), json!(null));
+    for prefix in
+        ["/hanse/internal/placements/", "/hanse/internal/reports/", "/hanse/core.oam.dev/applicationrevisions/"]
+    {
+        assert_eq!(world.keys(prefix), [], "{web}");
+    }
+    assert!(world.events().iter().any(|event| event.starts_with("web Removed")));
+}
+
+#[test]
+fn deletion_waits_for_a_dead_cluster_until_it_is_forgotten() {
+    let mut world = World::with(&[("eu", 40), ("us", 40)]);
+    world.apply("web", 10, divided());
+    world.settle();
+    world.agent("us").up = false;
+    world.delete(&APPLICATION, "default", "web");
+    world.pass(60_000);
+    let app = world.app("web");
+    assert_eq!(app["status"]["status"], "deleting");
+    assert_eq!(World::condition(&app, "Ready")["message"], "waiting for us to confirm the removals");
+    assert!(world.running("eu").is_empty(), "the others do not wait");
+
+    let uid = world.cluster("us")["metadata"]["uid"].clone();
+    world.edit(&CLUSTER, "", "us", |us| us["metadata"]["annotations"] = json!({FORGET_ANNOTATION: uid}));
+    world.delete(&CLUSTER, "", "us");
+    world.settle();
+    assert_eq!((world.app("web"), world.cluster("us")), (json!(null), json!(null)));
+}
+
+#[test]
+fn deleting_a_cluster_orphans_what_runs_there() {
+    let mut world = World::with(&[("eu", 40), ("us", 40)]);
+    let web = world.apply("web", 10, divided());
+    world.settle();
+    let us = world.agent("us").clone();
+    world.delete(&CLUSTER, "", "us");
+    world.settle();
+    assert_eq!(world.cluster("us"), json!(null));
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 10)].into());
+    assert!(world.ordered.is_empty(), "{:?}", world.ordered);
+    assert_eq!(us.objects.len(), 1);
+}
+
+#[test]
+fn a_drained_cluster_goes_when_its_removals_are_confirmed() {
+    let mut world = World::with(&[("eu", 40), ("us", 40)]);
+    let web = world.apply("web", 10, divided());
+    world.settle();
+    world.agent("us").up = false;
+    world.edit(&CLUSTER, "", "us", |us| us["spec"]["deletionPolicy"] = json!("Drain"));
+    world.delete(&CLUSTER, "", "us");
+    world.settle();
+    assert_eq!(world.removals(&web)[0].1.reason, crate::model::work::RemovalReason::ClusterDrained);
+    assert_ne!(world.cluster("us"), json!(null), "its agent has not confirmed");
+    world.agent("us").up = true;
+    world.settle();
+    assert_eq!(world.cluster("us"), json!(null));
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 10)].into());
+}
+
+#[test]
+fn a_newly_joined_cluster_that_the_selector_matches_gets_the_application() {
+    let topology = json!([{"name": "t", "type": "topology", "properties": {"clusterLabelSelector": {}}}]);
+    let mut world = World::with(&[("eu", 40)]);
+    let web = world.apply("web", 2, topology);
+    world.settle();
+    world.join("us", 40);
+    world.settle();
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 2), ("us".to_owned(), 2)].into());
+}
+
+#[test]
+fn a_spec_that_cannot_be_rendered_says_so_and_changes_nothing_else() {
+    let mut world = World::with(&[("eu", 40)]);
+    let web = world.apply("web", 2, json!([]));
+    world.settle();
+    world.edit(&APPLICATION, "default", "web", |app| app["spec"]["components"][0]["type"] = json!("mystery"));
+    world.settle();
+    let app = world.app("web");
+    assert_eq!(app["status"]["status"], "rendering");
+    assert!(World::condition(&app, "Render")["message"].as_str().is_some_and(|message| message.contains("mystery")));
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 2)].into());
+    assert!(world.ordered.is_empty());
+}
+
+#[test]
+fn an_edit_between_decision_and_commit_is_decided_anew() {
+    let mut world = World::with(&[("eu", 40)]);
+    world.apply("web", 2, divided());
+    // The controller sees the first edit only; the second is in the store by the time it commits.
+    let page = world.store.past("/hanse/", world.store.revision() - 1, 10).expect("history");
+    world.apply("web", 3, divided());
+    for event in page.events {
+        if let crate::store::WatchEvent::Transaction { revision, changes } = event {
+            world.step(Event::Store(crate::hub::feed::Feed::Changed { revision, changes }));
+        }
+    }
+    world.settle();
+    let app = world.app("web");
+    assert_eq!(app["status"]["placement"]["sum"], "3 = 3");
+    assert_eq!(app["spec"]["components"][0]["traits"][0]["properties"]["replicas"], 3);
+}
+
+#[test]
+fn a_former_leader_cannot_write_and_stops() {
+    let mut world = World::with(&[("eu", 40)]);
+    let key = Key::new("/hanse/internal/leader");
+    let lead = |world: &mut World| match world.store.commit(Transaction::put(key.clone(), "1".into())) {
+        Ok(Outcome::Committed(revision)) => revision,
+        other => panic!("{other:?}"),
+    };
+    let term = lead(&mut world);
+    let mut former =
+        crate::hub::control::Controller::new(Settings { leader: Some((key.clone(), term)), ..Settings::default() });
+    lead(&mut world);
+    let entries: Vec<_> = world.store.entries().collect();
+    world.apply("web", 2, divided());
+    let entries = [entries, world.store.entries().collect()].concat();
+    let feed = crate::hub::feed::Feed::Reset { entries: entries.into(), revision: world.store.revision() };
+    let effects = former.step(world.now(), Event::Store(feed));
+    let commits: Vec<_> = effects
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Commit { id, transaction } => Some((id, transaction)),
+            _ => None,
+        })
+        .collect();
+    assert!(!commits.is_empty());
+    for (id, transaction) in commits {
+        let outcome = world.store.commit(transaction);
+        assert!(matches!(outcome, Ok(Outcome::Conflict(_))));
+        let effects = former.step(world.now(), Event::Done { id, outcome });
+        assert_eq!(effects, [Effect::StepDown]);
+        break;
+    }
+    assert_eq!(former.step(world.now(), Event::Tick), []);
+}
+
+#[test]
+fn old_revisions_and_events_go_and_those_that_run_stay() {
+    let mut world = World::with(&[("eu", 40), ("us", 40)]);
+    let everywhere = json!([{"name": "t", "type": "topology", "properties": {"clusterLabelSelector": {}}}]);
+    for replicas in 1..=15 {
+        world.apply("web", replicas, everywhere.clone());
+        world.settle();
+    }
+    world.pass(120_000);
+    let revisions = world.keys("/hanse/core.oam.dev/applicationrevisions/");
+    assert_eq!(revisions.len(), 10);
+    assert!(revisions.iter().any(|key| key.as_str().ends_with("web-v15")));
+    assert!(!world.events().is_empty());
+    world.pass(2 * 3600 * 1000);
+    assert_eq!(world.events(), Vec::<String>::new());
+    let blobs = world.keys("/hanse/blob/").len();
+    assert_eq!(blobs, 20, "a manifest and the Application for each revision that is kept");
+}
+
+#[test]
+fn an_expired_token_is_swept_a_while_later() {
+    let mut world = World::with(&[]);
+    let expires = world.now().wall.to_string();
+    let token = json!({"metadata": {"name": "t", "uid": "t"}, "spec": {"expiresAt": expires}});
+    world.put(&crate::kinds::JOIN_TOKEN, "", "t", token);
+    world.pass(1800 * 1000);
+    assert_eq!(world.keys("/hanse/hub.hanse.dev/jointokens/").len(), 1);
+    world.pass(2 * 3600 * 1000);
+    assert_eq!(world.keys("/hanse/hub.hanse.dev/jointokens/").len(), 0);
+}
+
+#[test]
+fn a_user_annotation_or_status_of_others_survives_every_write() {
+    let mut world = World::with(&[("eu", 40)]);
+    world.apply("web", 2, json!([]));
+    world.edit(&APPLICATION, "default", "web", |app| app["metadata"]["futureField"] = json!({"a": 1}));
+    world.settle();
+    assert_eq!(world.app("web")["metadata"]["futureField"], json!({"a": 1}));
+    let unknown = Operation::Put(Key::new("/hanse/internal/unknown"), "x".into());
+    let outcome = world.store.commit(Transaction { compares: vec![], operations: vec![unknown] });
+    assert!(outcome.is_ok());
+    world.settle();
+}
