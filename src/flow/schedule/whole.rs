@@ -40,7 +40,12 @@ impl<'a> Solver<'a> {
         let (chosen, detail) = if let Some(uid) = home {
             let name = name_of(uid).unwrap_or_default();
             for component in &group.components {
-                self.give(uid, component, full(component), "where the application runs already".into());
+                let had = self.has(component, uid).and_then(|share| share.replicas);
+                let reason = match had {
+                    Some(_) => in_full(had, full(component)),
+                    None => "where the application runs already".to_owned(),
+                };
+                self.give(uid, component, full(component), reason);
             }
             (name, "the application runs there already".to_owned())
         } else if let Some((spare, uid, name, room)) = open.first().cloned() {
@@ -88,7 +93,8 @@ impl<'a> Solver<'a> {
             match fit {
                 Ok(room) => {
                     for component in &group.components {
-                        self.give(uid, component, full(component), "every target gets all replicas".into());
+                        let had = self.has(component, uid).and_then(|share| share.replicas);
+                        self.give(uid, component, full(component), in_full(had, full(component)));
                     }
                     if let Some(room) = room {
                         self.take(uid, room);
@@ -136,6 +142,14 @@ impl<'a> Solver<'a> {
         let demands = group.components.iter().filter_map(|component| component.demand.as_ref());
         let replicas = demands.map(|demand| u64::from(room.for_demand(demand))).min();
         replicas.unwrap_or_else(|| room.free(CPU).max(0) as u64)
+    }
+}
+
+fn in_full(had: Option<u32>, now: Option<u32>) -> String {
+    match had.zip(now) {
+        Some((had, now)) if now < had => format!("all replicas, down from {had}: the application asks for {now}"),
+        Some((had, now)) if now > had => format!("all replicas, up from {had}: the application asks for {now}"),
+        _ => "all replicas".into(),
     }
 }
 

@@ -194,12 +194,11 @@ impl Controller {
         mut solution: Solution,
     ) -> Option<Placement> {
         solution.refusals = telling(solution.refusals);
-        let uid = &stored.view.metadata.uid;
+        let waiting = solution.waiting;
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
         let next = self.next_placement(stored, old, (&snapshot.name, &snapshot.revision), solution, false);
-        let same = previous.is_some() && next.rows == old.rows && same_answers(old, &next);
-        let _ = uid;
+        let same = previous.is_some() && next.rows == old.rows && same_answers(old, &next, waiting);
         (!same).then_some(next)
     }
 
@@ -453,9 +452,10 @@ fn telling(refusals: Vec<Refusal>) -> Vec<Refusal> {
     kept
 }
 
-/// Whether two decisions say no to the same clusters for the same kind of reason. Figures alone, and a sketch that is
-/// not there yet after a restart, are no news: they are told with the next change.
-fn same_answers(old: &Placement, new: &Placement) -> bool {
+/// Whether two decisions say no to the same clusters, and, while the Application waits for one of them, for the same kind
+/// of reason. Figures alone, and a sketch that is not there yet after a restart, are no news: they are told with the next
+/// change. One that has all it asked for keeps the reasons it was decided with.
+fn same_answers(old: &Placement, new: &Placement, waiting: bool) -> bool {
     let kind = |why: &Why| match why {
         Why::NoRoom { .. } => "OutScored",
         other => other.reason(),
@@ -464,7 +464,7 @@ fn same_answers(old: &Placement, new: &Placement) -> bool {
         let unknown_yet = other.why == Why::NoSketch;
         one.cluster == other.cluster
             && one.component == other.component
-            && (unknown_yet || kind(&one.why) == kind(&other.why))
+            && (!waiting || unknown_yet || kind(&one.why) == kind(&other.why))
     };
     old.unplaced.keys().eq(new.unplaced.keys())
         && old.refusals.len() == new.refusals.len()

@@ -161,8 +161,7 @@ fn falls_without_reason(before: &Placement, after: &Placement) -> Vec<String> {
             let had = share.replicas.unwrap_or(0);
             match new.and_then(|new| new.components.get(component)) {
                 Some(now) if now.replicas.unwrap_or(0) < had => {
-                    let sentence = now.reason.contains("down from") || now.reason.contains("every target");
-                    if !sentence || now.reason == share.reason {
+                    if !now.reason.contains("down from") || now.reason == share.reason {
                         faults.push(format!("{component} in {}: {had} to {:?}", old.cluster_name, now));
                     }
                 }
