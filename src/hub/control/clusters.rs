@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{
-    Controller, FromAgent,
+    Controller, Effect, FromAgent,
     brake::CONFIRM_ANNOTATION,
     index::StoredCluster,
     lanes::{Plan, unchanged},
@@ -75,6 +75,18 @@ impl Controller {
             FromAgent::Frozen { cluster, message } => {
                 self.tell_of_cluster(now, &cluster, true, "IdentityFrozen", message);
                 self.clusters_due.insert(cluster, now.monotonic_ms);
+            }
+            FromAgent::StoreWentBack { cluster, revision } => {
+                let message = format!(
+                    "the store was at revision {revision} before and is at {}: it went back in time; nothing is decided until \
+                     a person has looked and restarts the hub",
+                    self.index.revision
+                );
+                if !self.halted {
+                    self.effects.push(Effect::Fault(message.clone()));
+                }
+                self.halted = true;
+                self.tell_of_cluster(now, &cluster, true, "StoreWentBack", message);
             }
         }
     }

@@ -56,7 +56,7 @@ impl Beats {
             | FromAgent::Sketch { cluster, .. }
             | FromAgent::Facts { cluster, .. }
             | FromAgent::Report { cluster, .. } => cluster,
-            FromAgent::Disconnected { .. } | FromAgent::Frozen { .. } => return,
+            FromAgent::Disconnected { .. } | FromAgent::Frozen { .. } | FromAgent::StoreWentBack { .. } => return,
         };
         self.0.write().insert(cluster.clone(), at);
     }

@@ -107,8 +107,7 @@ pub enum FromAgent {
         cluster: Uid,
         report: Box<Report>,
     },
-    /// Two holders of one identity: the cluster is frozen until a person decides.
-    /// The annotation `hub::agents::roster::FROZEN` is on the Cluster already and keeps both out until a person removes
+    /// Two holders of one identity: the cluster is frozen until a person decides. The annotation `hub::agents::roster::FROZEN` is on the Cluster already and keeps both out until a person removes
     /// it; what is left is to say so in Ready.
     Frozen {
         cluster: Uid,
@@ -165,6 +164,8 @@ pub struct Controller {
     /// When each Application was last written, for pacing.
     written_ms: BTreeMap<Uid, u64>,
     deposed: bool,
+    /// The store went back in time: what it says may be old, so nothing is decided on it.
+    halted: bool,
     effects: Vec<Effect>,
 }
 
@@ -198,8 +199,10 @@ impl Controller {
         if self.index.ready && !self.deposed {
             self.watch_silence(now);
             self.settle_clusters(now);
-            self.settle_applications(now);
-            self.housekeep(now);
+            if !self.halted {
+                self.settle_applications(now);
+                self.housekeep(now);
+            }
             self.flush(now);
         }
         std::mem::take(&mut self.effects)
@@ -211,9 +214,10 @@ impl Controller {
             return None;
         }
         let free = |uid: &Uid| !self.lanes.contains_key(uid);
-        let applications = self.due.iter().filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
+        let halted = self.halted;
+        let applications = self.due.iter().filter(|_| !halted).filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
         let clusters = self.clusters_due.iter().filter(|(uid, _)| free(uid)).map(|(_, at_ms)| *at_ms);
-        let others = [Some(self.silence_check_ms), self.outbox.deadline(), Some(self.house.next_ms)];
+        let others = [Some(self.silence_check_ms), self.outbox.deadline(), (!halted).then_some(self.house.next_ms)];
         applications.chain(clusters).chain(others.into_iter().flatten()).min()
     }
 

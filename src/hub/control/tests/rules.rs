@@ -380,6 +380,25 @@ fn rule_15_unknown_is_not_empty() {
     assert_eq!(world.app("web")["status"]["observedGeneration"], world.app("web")["metadata"]["generation"]);
 }
 
+#[test]
+fn rule_15_a_store_that_went_back_is_not_decided_on() {
+    let mut world = World::with(&[("eu", 40)]);
+    let web = world.apply("web", 2, json!([]));
+    world.settle();
+    let eu = Uid::from(world.cluster("eu")["metadata"]["uid"].as_str().expect("a uid"));
+    let before = world.placement(&web);
+    world.tolerates_faults = true;
+    world.step(Event::Agent(FromAgent::StoreWentBack { cluster: eu, revision: 10_000 }));
+    world.apply("web", 9, json!([]));
+    world.delete(&APPLICATION, "default", "web");
+    world.settle();
+    assert_eq!(world.placement(&web), before);
+    assert!(world.events().iter().any(|event| event.starts_with("eu StoreWentBack")));
+    world.restart();
+    world.settle();
+    assert_eq!(world.app("web"), Value::Null, "a person restarted it");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
