@@ -19,6 +19,7 @@ mod kubectl;
 
 mod applications;
 mod federation;
+mod kubectl_api;
 
 mod agent_kube;
 mod scenarios_application;

@@ -303,3 +303,69 @@ fn limit(parameters: &mut CertificateParams, now: Timestamp, lifetime: Duration)
     parameters.not_before = epoch + seconds(now).saturating_sub(SKEW);
     parameters.not_after = epoch + seconds(end(now, lifetime));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(jiff::Timestamp::constant(1_800_000_000, 0));
+
+    fn request(key: &KeyPair) -> Vec<u8> {
+        let mut parameters = CertificateParams::new(vec!["evil.example".to_owned()]).expect("parameters");
+        parameters.distinguished_name.push(DnType::CommonName, "somebody else");
+        parameters.serialize_request(key).expect("a request").der().to_vec()
+    }
+
+    #[test]
+    fn authorities_are_made_once_and_their_keys_are_private() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = Pki::open(directory.path(), NOW).expect("authorities");
+        let again = Pki::open(directory.path(), NOW).expect("authorities");
+        assert_eq!((first.pin(), &first.agents.pem), (again.pin(), &again.agents.pem));
+        for name in ["serving", "people", "agents"] {
+            let mode = fs::metadata(directory.path().join(format!("{name}.key"))).expect("a key").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        fs::copy(directory.path().join("people.crt"), directory.path().join("agents.crt")).expect("copied");
+        assert!(
+            matches!(Pki::open(directory.path(), NOW), Err(Error::Malformed { .. })),
+            "a certificate of another key"
+        );
+    }
+
+    #[test]
+    fn an_agents_certificate_says_what_the_hub_says_and_nothing_of_the_request() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pki = Pki::open(directory.path(), NOW).expect("authorities");
+        let key = KeyPair::generate().expect("a key");
+        let (hub, cluster) = (Uid::from("hub"), Uid::from("cluster-1"));
+        let signed = pki.sign_agent(&request(&key), &hub, &cluster, Duration::from_secs(3600), NOW).expect("signed");
+        let (_, parsed) = x509_parser::parse_x509_certificate(&signed.der).expect("a certificate");
+        let names = parsed.subject_alternative_name().expect("well formed").expect("names");
+        assert_eq!(
+            names.value.general_names,
+            [x509_parser::extensions::GeneralName::URI("hanse://hub/cluster/cluster-1")]
+        );
+        assert_eq!(parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()), Some("cluster-1"));
+        assert_eq!(parsed.validity().not_after.timestamp(), NOW.seconds() + 3600);
+        assert_eq!(signed.not_after, NOW.plus_seconds(3600));
+        assert_eq!(signed.key_fingerprint, Digest::of(&key.subject_public_key_info()).to_string());
+    }
+
+    #[test]
+    fn requests_that_prove_nothing_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pki = Pki::open(directory.path(), NOW).expect("authorities");
+        let good = request(&KeyPair::generate().expect("a key"));
+        let mut forged = good.clone();
+        *forged.last_mut().expect("bytes") ^= 1;
+        let longer = [&good[..], b"x"].concat();
+        for bytes in [&b""[..], b"garbage", &forged, &longer, &good[..good.len() - 1]] {
+            let hub = Uid::from("hub");
+            let refused = pki.sign_agent(bytes, &hub, &Uid::from("c"), Duration::from_secs(1), NOW);
+            assert!(matches!(refused, Err(Error::Request(_))));
+        }
+    }
+}

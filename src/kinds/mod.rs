@@ -32,7 +32,7 @@ pub static EVENT: LazyLock<Kind> = LazyLock::new(core::event);
 
 /// Every kind the hub serves, in order of group, then plural.
 pub fn all() -> [&'static Kind; 7] {
-    [&EVENT, &NAMESPACE, &APPLICATION, &APPLICATION_REVISION, &CLUSTER, &JOIN_TOKEN, &WORK]
+    [&EVENT, &NAMESPACE, &APPLICATION_REVISION, &APPLICATION, &CLUSTER, &JOIN_TOKEN, &WORK]
 }
 
 pub struct Kind {
@@ -255,5 +255,115 @@ pub(crate) fn age() -> Column {
         description: "Time since the object was created.",
         priority: 0,
         cell: |object| text_at(object, "/metadata/creationTimestamp"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{
+        Cluster, Digest, Resources, Sketch, Timestamp,
+        cluster::{CertificateStatus, ClusterSpec, ClusterStatus, DeletionPolicy, Facts, JoinRequest},
+        condition::{Condition, Conditions, Truth},
+        demand::Taint,
+        sketch::Shape,
+        token::{JoinToken, JoinTokenSpec, JoinTokenStatus, UsedBy},
+    };
+
+    fn at() -> Option<Timestamp> {
+        Some(Timestamp::from_seconds(1_800_000_000))
+    }
+
+    /// What the hub writes of a typed value passes the schema that people's writes pass, and loses nothing to pruning.
+    #[track_caller]
+    fn fits(kind: &Kind, part: &str, value: Value) {
+        let mut object = json!({"metadata": {"name": "x"}, part: value});
+        let faults = kind.schema.validate(&object, 100);
+        let faults: Vec<_> = faults.iter().filter(|fault| fault.path.starts_with(part)).collect();
+        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(strict::unknown_fields(&kind.schema, &object, 100), []);
+        // The open parts of a status hide a field that the schema forgot: each one must be declared.
+        let declared = kind.schema.property(part).expect("a part of the schema");
+        for name in object[part].as_object().into_iter().flatten().map(|(name, _)| name) {
+            assert!(declared.property(name).is_some(), "{part}.{name} is not in the schema");
+        }
+        let before = object.clone();
+        kind.schema.normalise(&mut object);
+        assert_eq!(object, before);
+    }
+
+    #[test]
+    fn clusters_as_the_hub_writes_them_fit_their_schema() {
+        let condition = Condition {
+            type_: "Ready".into(),
+            status: Truth::Unknown,
+            reason: "Silent".into(),
+            message: "no beat".into(),
+            last_transition_time: Timestamp::from_seconds(1),
+            observed_generation: Some(3),
+        };
+        let taint = Taint { key: "a".into(), value: "b".into(), effect: "NoSchedule".into() };
+        let amounts = || Resources::of([("cpu", 4000), ("memory", 1 << 34)]);
+        let shape = Shape { count: 3, free: amounts(), labels: [("a".into(), "b".into())].into(), taints: vec![taint] };
+        let sketch = Sketch { sequence: 1, nodes: 3, shapes: vec![shape], allocatable: amounts(), free: amounts() };
+        let text = String::from;
+        let cluster = Cluster {
+            spec: ClusterSpec { accepted: true, unschedulable: true, deletion_policy: DeletionPolicy::Drain },
+            status: ClusterStatus {
+                conditions: Conditions(vec![condition]),
+                facts: Facts { kubernetes_version: text("v1.36.3"), region: text("eu"), ..Facts::default() },
+                join: Some(JoinRequest { token: text("t"), requested_at: at(), ..JoinRequest::default() }),
+                certificate: Some(CertificateStatus { serial: text("1"), not_after: at(), ..Default::default() }),
+                sketch: Some(sketch),
+                last_beat: at(),
+            },
+            ..Cluster::default()
+        };
+        fits(&CLUSTER, "spec", serde_json::to_value(cluster.spec).expect("JSON"));
+        fits(&CLUSTER, "status", serde_json::to_value(cluster.status).expect("JSON"));
+    }
+
+    #[test]
+    fn tokens_as_the_hub_writes_them_fit_their_schema() {
+        let token = JoinToken {
+            spec: JoinTokenSpec {
+                secret_digest: Some(Digest::of(b"secret")),
+                cluster: "eu".into(),
+                replace: true,
+                auto_approve: true,
+                expires_at: at(),
+                labels: [("a".into(), "b".into())].into(),
+            },
+            status: JoinTokenStatus {
+                used_by: Some(UsedBy {
+                    cluster: "eu".into(),
+                    key_fingerprint: "f".into(),
+                    at: at(),
+                    ..UsedBy::default()
+                }),
+            },
+            ..JoinToken::default()
+        };
+        fits(&JOIN_TOKEN, "spec", serde_json::to_value(&token.spec).expect("JSON"));
+        fits(&JOIN_TOKEN, "status", serde_json::to_value(&token.status).expect("JSON"));
+        let mut changed = json!({"spec": {"cluster": "eu"}});
+        let old = changed.clone();
+        changed["spec"]["autoApprove"] = json!(true);
+        assert_eq!((JOIN_TOKEN.hooks.check)(&changed, Some(&old)).len(), 1, "a token's spec cannot be changed");
+    }
+
+    #[test]
+    fn kinds_are_in_order_and_say_why_a_verb_is_missing() {
+        let order: Vec<_> = all().iter().map(|kind| (&kind.gvk.group, &kind.plural)).collect();
+        assert!(order.is_sorted());
+        for kind in all() {
+            for verb in Verb::ALL {
+                let refused = kind.refusals.iter().any(|(refused, _)| *refused == verb);
+                assert_ne!(kind.serves(verb), refused, "{} {}", verb.name(), kind.plural);
+            }
+            assert!(kind.backing == Backing::Store || kind.verbs.iter().all(|verb| !verb.writes()), "{}", kind.plural);
+        }
     }
 }

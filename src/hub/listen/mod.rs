@@ -341,3 +341,6 @@ fn certified(provider: &CryptoProvider, certificate: ServerCertificate) -> Resul
     let key = provider.key_provider.load_private_key(certificate.key)?;
     Ok(Arc::new(CertifiedKey::new(certificate.chain, key)))
 }
+
+#[cfg(test)]
+mod tests;
