@@ -22,6 +22,7 @@ mod federation;
 mod kubectl_api;
 
 mod agent_kube;
+mod hostile_agent;
 mod scenarios_application;
 mod scenarios_joining;
 mod scenarios_outage;

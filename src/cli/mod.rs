@@ -13,7 +13,7 @@ mod hub;
 mod quickstart;
 mod token;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -64,7 +64,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// What a command prints is on stdout; what it tells along the way is here. `RUST_LOG` says how much.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,hanse=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
+    log.with_writer(std::io::stderr).init();
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
