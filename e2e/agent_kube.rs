@@ -1,16 +1,23 @@
 //! The agent's port to its member, on real API servers: what it writes, what it may not, and what it is told. All of it
 //! with the rights in `deploy/` and no others.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use futures::StreamExt;
 use hanse::agent::check;
 use hanse::agent::cluster::kube::KubeCluster;
 use hanse::agent::cluster::{Capacity, Cluster, Deletion, Live, OWNER_LABEL, Rejection};
 use hanse::agent::deploy;
+use hanse::agent::lease::Lease;
+use hanse::agent::ledger::secrets::SecretsLedger;
+use hanse::agent::ledger::{Entry, Ledger, Session, Write};
+use hanse::agent::secrets::Secrets;
 use hanse::flow::{diff, observe};
 use hanse::model::report::Health;
-use hanse::model::{GroupVersionKind, ObjectName, ObjectRef, Uid};
+use hanse::model::{Digest, GroupVersionKind, ObjectName, ObjectRef, Uid, Work};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -310,4 +317,61 @@ fn capacity_counts_nodes_and_pods_with_their_workload_and_trouble() {
     assert!(trouble.starts_with("FailedScheduling: 0/3 nodes are available"), "{trouble}");
     let facts = ground.runtime.block_on(ground.agent.facts()).expect("facts");
     assert!(facts.kubernetes_version.starts_with("v1.") && !facts.system_uid.is_empty(), "{facts:?}");
+}
+
+fn entry(generation: u64, application: &'static [u8]) -> Write {
+    let work = Work {
+        application: ObjectName::new("shop", "web"),
+        application_uid: "port-ledger".into(),
+        cluster: "eu".into(),
+        generation,
+        revision: "web-v1".into(),
+        application_blob: Digest::of(application),
+        manifests: vec![],
+        removals: vec![],
+        features: vec![],
+        trace: String::new(),
+    };
+    let entry = Entry { work: Arc::new(work), made: vec![], removed: vec![], held: false };
+    Write::Entry { entry: Arc::new(entry), blobs: vec![(Digest::of(application), Bytes::from_static(application))] }
+}
+
+#[test]
+fn a_ledger_in_secrets_is_there_for_the_next_process_and_keeps_no_more_than_it_lists() {
+    static LARGE: [u8; 1 << 20] = [7; 1 << 20];
+    let ground = ground();
+    let secrets = ground.runtime.block_on(async { Secrets::new(ground.agent.client().clone(), "hanse-system") });
+    let open = || {
+        let mut ledger = SecretsLedger::new(secrets.clone());
+        let loaded = ledger.load().expect("loads");
+        (ledger, loaded)
+    };
+    let (mut ledger, _) = open();
+    let session = Session { epoch: 3, ..Session::default() };
+    ledger.write(&[Write::Session(session.clone()), entry(1, &LARGE)]).expect("writes");
+    let (mut ledger, loaded) = open();
+    assert_eq!((loaded.session, loaded.entries.len(), loaded.broken), (session, 1, vec![]));
+    ledger.write(&[entry(2, b"small")]).expect("writes");
+    let blobs = ["get", "secrets", "-l", "hanse.dev/agent-state=blob", "-o", "name"];
+    let blobs = || ground.member.kubectl().namespace("hanse-system").args(blobs).ok().lines().count();
+    assert_eq!(blobs(), 1, "the two pieces of the large one are swept");
+    let (mut ledger, loaded) = open();
+    assert_eq!(loaded.entries[0].work.generation, 2);
+    ledger.write(&[Write::Forget("port-ledger".into())]).expect("writes");
+    assert_eq!((blobs(), open().1.entries.len()), (0, 0));
+}
+
+#[test]
+fn one_replica_holds_the_lease_and_the_next_takes_it_when_it_is_given_up() {
+    let ground = ground();
+    let lease = |holder| Lease::new(ground.agent.client().clone(), "hanse-system", holder);
+    ground.runtime.block_on(async {
+        let (first, second, stop) = (lease("first"), lease("second"), Default::default());
+        assert!(first.acquire(&stop).await);
+        let early = tokio::time::timeout(Duration::from_secs(7), second.acquire(&stop)).await;
+        assert!(early.is_err(), "the second waits");
+        first.release().await;
+        let taken = tokio::time::timeout(Duration::from_secs(10), second.acquire(&stop)).await;
+        assert_eq!(taken, Ok(true));
+    });
 }

@@ -18,8 +18,10 @@ pub mod deploy;
 pub mod dial;
 pub mod identity;
 pub mod join;
+pub mod lease;
 pub mod ledger;
 pub mod link;
+pub mod secrets;
 mod shell;
 
 /// The agent's end of the connection to the hub: a task that connects, authenticates, renews its certificate and

@@ -14,8 +14,10 @@ use crate::{
         dial::Trust,
         identity::{self, Identity, Keep, Stored},
         join,
-        ledger::directory::DirectoryLedger,
+        lease::Lease,
+        ledger::{Ledger, directory::DirectoryLedger, secrets::SecretsLedger},
         link,
+        secrets::Secrets,
     },
     model::Timestamp,
 };
@@ -29,8 +31,11 @@ pub struct Args {
     #[command(flatten)]
     to: To,
     /// Where key, certificate and ledger are kept
-    #[arg(long, value_name = "DIR", env = "HANSE_AGENT_DIR", required = true)]
+    #[arg(long, value_name = "DIR", env = "HANSE_AGENT_DIR", required_unless_present = "state_namespace")]
     dir: Option<PathBuf>,
+    /// Keep them as Secrets of this namespace in the member instead; of several replicas one acts
+    #[arg(long, value_name = "NAMESPACE", conflicts_with = "dir")]
+    state_namespace: Option<String>,
     /// Name for the cluster; the token's where it names one
     #[arg(long, value_name = "NAME", default_value = "")]
     name: String,
@@ -66,11 +71,21 @@ struct To {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    match (args.command, args.dir) {
-        (Some(Command::Check { to, dir }), _) => check(to, dir).await,
-        (None, Some(dir)) => act(args.to, dir, args.name).await,
-        (None, None) => bail!("--dir is missing"),
-    }
+    let state = match (args.command, args.state_namespace, args.dir) {
+        (Some(Command::Check { to, dir }), ..) => return check(to, dir).await,
+        (None, Some(namespace), _) => State::Secrets(namespace),
+        (None, None, Some(dir)) => State::Directory(dir),
+        (None, None, None) => bail!("--dir is missing"),
+    };
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone())?;
+    act(args.to, state, args.name, stop).await
+}
+
+/// Where what outlives the process is kept.
+enum State {
+    Directory(PathBuf),
+    Secrets(String),
 }
 
 impl To {
@@ -107,26 +122,61 @@ async fn check(to: To, dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn act(to: To, dir: PathBuf, name: String) -> anyhow::Result<ExitCode> {
-    let stop = CancellationToken::new();
-    stop_on_signal(stop.clone())?;
-    // Before anything else: a second agent on the same directory must not even connect.
-    let ledger = DirectoryLedger::open(&dir.join("ledger"))?;
-    let keep: Arc<dyn Keep> = Arc::new(identity::Directory::open(&dir)?);
-    let cluster = to.member().await?;
+async fn act(to: To, state: State, name: String, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    let instance = uuid::Uuid::new_v4().to_string();
+    match state {
+        State::Directory(dir) => {
+            // Before anything else: a second agent on the same directory must not even connect.
+            let ledger = DirectoryLedger::open(&dir.join("ledger"))?;
+            let keep = Arc::new(identity::Directory::open(&dir)?);
+            let cluster = to.member().await?;
+            serve(to, cluster, Box::new(ledger), keep, name, instance, stop).await?;
+        }
+        State::Secrets(namespace) => {
+            let cluster = to.member().await?;
+            let lease = Lease::new(cluster.client().clone(), &namespace, &instance);
+            if !lease.acquire(&stop).await {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let secrets = Secrets::new(cluster.client().clone(), &namespace);
+            let (ledger, acting) = (SecretsLedger::new(secrets.clone()), stop.child_token());
+            let held = lease.clone();
+            let holding = tokio::spawn({
+                let (acting, stop) = (acting.clone(), stop.clone());
+                async move { held.hold(acting, stop).await }
+            });
+            serve(to, cluster, Box::new(ledger), Arc::new(secrets), name, instance, acting).await?;
+            holding.abort();
+            if !stop.is_cancelled() {
+                bail!("the lease was lost; another replica acts");
+            }
+            lease.release().await;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(
+    to: To,
+    cluster: KubeCluster,
+    ledger: Box<dyn Ledger>,
+    keep: Arc<dyn Keep>,
+    name: String,
+    instance: String,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     if let Err(rejection) = cluster.ensure_executor_role(agent::deploy::EXECUTOR).await {
         eprintln!("warning: ClusterRole hanse-executor: {rejection}\n  apply deploy/executor.yaml in the member");
     }
     let joined = tokio::select! {
         joined = identity(&to, &*keep, &cluster, name) => joined?,
-        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        () = stop.cancelled() => return Ok(()),
     };
     println!("cluster {} of hub {}", joined.cluster_name, joined.hub);
-    let seed = seed();
+    let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let link = link::start(link::Config { urls: to.hubs, keep, seed }, joined);
-    let config = core::Config { instance: uuid::Uuid::new_v4().to_string(), seed, ..core::Config::default() };
-    agent::run(config, Arc::new(cluster), Box::new(ledger), link, stop).await?;
-    Ok(ExitCode::SUCCESS)
+    let config = core::Config { instance, seed, ..core::Config::default() };
+    Ok(agent::run(config, Arc::new(cluster), ledger, link, stop).await?)
 }
 
 /// What is kept, or what joining gives.
@@ -144,10 +194,6 @@ async fn identity(to: &To, keep: &dyn Keep, cluster: &KubeCluster, name: String)
     let facts = cluster.facts().await.context("the member cluster")?;
     let request = join::Request { urls: to.hubs.clone(), token, cluster: name, system_uid: facts.system_uid };
     Ok(join::join(&request, keep, |waiting| println!("{waiting}")).await?)
-}
-
-fn seed() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
 fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ use crate::model::{Digest, ObjectRef, Timestamp, Uid, Work, protocol::ResumeToke
 
 pub mod directory;
 pub mod memory;
+pub mod secrets;
 
 /// Called from one thread that owns it; blocking is fine.
 pub trait Ledger: Send + 'static {
