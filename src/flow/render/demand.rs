@@ -36,6 +36,10 @@ pub fn of(drafts: &[Draft], component: &str, faults: &Faults) -> (Option<Demand>
     replicated.or(single).unwrap_or_default()
 }
 
+pub fn has_replicas(object: &Value) -> bool {
+    Pods::of(object).is_some_and(|pods| matches!(pods.counted, Counted::ByReplicas))
+}
+
 enum Counted {
     ByReplicas,
     AsOne,

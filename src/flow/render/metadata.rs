@@ -22,8 +22,8 @@ const NEVER_COPIED: [&str; 4] = [
     "kubectl.kubernetes.io/last-applied-configuration",
 ];
 
-/// What the hub keeps on the Application for itself.
-const OWN_PREFIX: &str = "hanse.dev/";
+/// What hub and agent keep on objects for themselves.
+pub const OWN_PREFIX: &str = "hanse.dev/";
 
 type Texts = Map<String, Value>;
 

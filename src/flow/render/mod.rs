@@ -16,9 +16,12 @@ use crate::model::{
     revision::{Rendered, RenderedObjects},
 };
 
+pub(super) use self::{demand::has_replicas, metadata::OWN_PREFIX};
+
 use self::properties::{Faults, Properties};
 
 pub(super) mod known;
+pub(super) mod properties;
 
 mod annotations;
 mod container;
@@ -31,7 +34,6 @@ mod numbers;
 mod overlay;
 mod ports;
 mod probes;
-mod properties;
 mod scaler;
 mod volumes;
 mod webservice;
