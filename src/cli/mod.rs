@@ -11,6 +11,9 @@ mod bench;
 mod cluster;
 mod hub;
 mod quickstart;
+mod input;
+mod plan;
+mod render;
 mod token;
 
 use std::{io::IsTerminal, process::ExitCode};
@@ -33,6 +36,8 @@ enum Command {
     Cluster(cluster::Args),
     Quickstart(quickstart::Args),
     Hub(hub::Args),
+    Plan(plan::Args),
+    Render(render::Args),
     /// Measure this program on this machine.
     Bench(bench::Args),
     /// Invite clusters
@@ -56,6 +61,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cluster(args) => cluster::run(args).await,
         Command::Quickstart(args) => quickstart::run(args).await,
         Command::Hub(args) => hub::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
+        Command::Render(args) => render::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Token(args) => token::run(args).await,
     }

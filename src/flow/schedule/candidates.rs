@@ -35,6 +35,17 @@ pub enum Spread {
     Divided,
 }
 
+impl Spread {
+    /// As a placement policy spells it, where it does.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "Single",
+            Self::Duplicated => "Duplicated",
+            Self::Divided => "Divided",
+        }
+    }
+}
+
 /// Components that are placed together, and what chooses their targets.
 #[derive(Debug, Clone)]
 pub struct Group<'a> {

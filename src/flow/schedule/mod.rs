@@ -70,6 +70,12 @@ pub fn solve(problem: &Problem<'_>) -> Solution {
     solver::Solver::new(problem).run()
 }
 
+/// How the policies mean a component's replicas: `Divided`, `Duplicated`, or `Single` where one cluster gets them all.
+pub fn mode_of(policies: &[Policy], component: &RenderedComponent) -> &'static str {
+    let policies = candidates::Policies::read(policies).unwrap_or_default();
+    policies.groups(std::slice::from_ref(component)).first().map_or("", |group| group.spread.name())
+}
+
 /// A fleet as `kubectl get clusters -o yaml` prints it, for asking "what if" away from a hub: a cluster that is not
 /// Ready counts as silent, and a stored sketch as fresh.
 pub fn fleet_of(clusters: &[Cluster]) -> BTreeMap<Uid, Candidate> {
