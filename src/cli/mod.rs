@@ -10,9 +10,9 @@ mod agent;
 mod bench;
 mod cluster;
 mod hub;
-mod quickstart;
 mod input;
 mod plan;
+mod quickstart;
 mod render;
 mod token;
 
