@@ -94,10 +94,12 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn read(&self) -> Result<RwLockReadGuard<'_, Mvcc>, Error> {
-        match &*self.stopped.read() {
-            Some(reason) => Err(Error::Closed(reason.clone())),
-            None => Ok(self.state.read()),
-        }
+        self.open()?;
+        Ok(self.state.read())
+    }
+
+    fn open(&self) -> Result<(), Error> {
+        self.stopped.read().clone().map_or(Ok(()), |reason| Err(Error::Closed(reason)))
     }
 
     /// Closes the store before anybody hears of the failure: whoever reads "unknown" finds nothing to read again here.
@@ -328,6 +330,8 @@ impl Event {
 
 impl Handle {
     async fn send(&self, event: Event) -> Result<(), Error> {
+        // A stopped owner may take a moment to leave the queue.
+        self.shared.open()?;
         let events = self.events.as_ref().ok_or_else(|| self.shared.closed())?;
         events.send(event).await.map_err(|_| self.shared.closed())
     }
