@@ -1,13 +1,13 @@
 //! Housekeeping: what has had its time goes. Tokens, events, old revisions, blobs that nobody lists, records whose object
 //! is gone, and the store's history. Nothing here reaches a member cluster.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use super::{Controller, Effect, Purpose, lanes};
 use crate::{
     hub::records::Record,
     model::{Digest, Now, Uid},
-    store::{Key, Operation, Revision, Transaction, blobs::Sweeper},
+    store::{Key, Operation, Transaction, blobs::Sweeper, compaction::Compactor},
 };
 
 const INTERVAL_MS: u64 = 60_000;
@@ -17,36 +17,17 @@ const REVISIONS_KEPT: usize = 10;
 const BLOB_GRACE_MS: u64 = 10 * 60_000;
 /// A token that expired is still known for a while, so that who uses it late is told why.
 const TOKEN_KEPT_SECONDS: i64 = 3600;
-/// Watches that were away for less than this need no new listing.
-const HISTORY_MS: u64 = 5 * 60_000;
 
 #[derive(Default)]
 pub struct Housekeeping {
     pub next_ms: u64,
     sweeper: Sweeper,
-    /// (time, revision of the store then), oldest first.
-    history: VecDeque<(u64, Revision)>,
-    compacted: Revision,
+    compactor: Compactor,
 }
 
 impl Housekeeping {
     pub fn start(&mut self, now: Now) {
         self.next_ms = now.monotonic_ms + INTERVAL_MS;
-    }
-
-    /// The revision before which history may go, where it can go further than before.
-    fn compact(&mut self, now: Now, revision: Revision) -> Option<Revision> {
-        self.history.push_back((now.monotonic_ms, revision));
-        let mut reached = None;
-        while let Some((at_ms, revision)) = self.history.front().copied()
-            && now.monotonic_ms.saturating_sub(at_ms) >= HISTORY_MS
-        {
-            reached = Some(revision);
-            self.history.pop_front();
-        }
-        let reached = reached.filter(|&reached| reached > self.compacted)?;
-        self.compacted = reached;
-        Some(reached)
     }
 }
 
@@ -71,7 +52,7 @@ impl Controller {
             transaction.compares.splice(0..0, leader.iter().cloned());
             self.commit(Purpose::Sweep, transaction);
         }
-        if let Some(revision) = self.house.compact(now, self.index.revision) {
+        if let Some(revision) = self.house.compactor.step(now, self.index.revision) {
             self.effects.push(Effect::Compact(revision));
         }
     }
