@@ -47,7 +47,7 @@ pub async fn run(
         let wake_at = core.wake_at().map(|at| started + Duration::from_millis(at));
         let event = tokio::select! {
             () = stop.cancelled() => break,
-            Some(event) = link.events.recv() => shell.from_link(event),
+            Some(event) = link.events.recv() => shell.take_link(event),
             Some(event) = inbox.recv() => event,
             Some(_) = shell.tasks.join_next() => continue,
             () = tokio::time::sleep_until(wake_at.unwrap_or(started)), if wake_at.is_some() => Event::Tick,
@@ -127,7 +127,7 @@ struct Shell {
 }
 
 impl Shell {
-    fn from_link(&mut self, event: LinkEvent) -> Event {
+    fn take_link(&mut self, event: LinkEvent) -> Event {
         match event {
             LinkEvent::Opened(stream) => {
                 // The core has few messages on their way at once, so this queue stays short.

@@ -142,7 +142,7 @@ impl Ledger for DirectoryLedger {
         }
         self.has_broken = loaded.broken.iter().any(|broken| broken.application.is_some());
         let blobs = files(&self.root.join("blobs"))?;
-        self.sweep(blobs.into_iter().filter_map(|(name, _)| name.parse().ok()).collect())?;
+        self.sweep(blobs.into_keys().filter_map(|name| name.parse().ok()).collect())?;
         Ok(loaded)
     }
 

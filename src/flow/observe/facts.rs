@@ -23,7 +23,7 @@ pub fn node(node: &Value) -> NodeFacts {
         allocatable: amounts(node.pointer("/status/allocatable"), Resources::amount_down),
         labels: strings(node.pointer("/metadata/labels")),
         taints: taints.collect(),
-        schedulable: !cordoned && condition(node, "Ready").is_some_and(|ready| truth(ready)),
+        schedulable: !cordoned && condition(node, "Ready").is_some_and(truth),
     }
 }
 

@@ -141,8 +141,7 @@ impl Rig {
 
     /// The process dies and another begins on the same ledger, in the same member.
     pub fn restart(&mut self) {
-        let watched = std::mem::take(&mut self.member.watched);
-        drop(watched);
+        self.member.watched.clear();
         let (core, effects) = Core::start(Config::default(), at(self.ms), self.ledger.clone().load().expect("loads"));
         self.core = core;
         self.connected = false;
