@@ -253,3 +253,37 @@ fn a_user_annotation_or_status_of_others_survives_every_write() {
     assert!(outcome.is_ok());
     world.settle();
 }
+
+#[test]
+fn a_sketch_is_stored_when_it_changed_by_a_twentieth_and_at_most_every_half_minute() {
+    let mut world = World::with(&[("eu", 100)]);
+    let stored = |world: &World| world.cluster("eu")["status"]["sketch"]["free"]["cpu"].as_i64();
+    world.pass(60_000);
+    assert_eq!(stored(&world), Some(10_000));
+    world.agent("eu").room = 96;
+    world.pass(60_000);
+    assert_eq!(stored(&world), Some(10_000), "four hundredths are no news");
+    world.agent("eu").room = 90;
+    world.pass(1_000);
+    assert_eq!(stored(&world), Some(9_000));
+    world.agent("eu").room = 50;
+    world.pass(20_000);
+    assert_eq!(stored(&world), Some(9_000), "written a moment ago");
+    world.pass(15_000);
+    assert_eq!(stored(&world), Some(5_000));
+}
+
+#[test]
+fn many_reports_share_few_transactions() {
+    let names: Vec<String> = (0..60).map(|number| format!("c{number:02}")).collect();
+    let clusters: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 10)).collect();
+    let mut world = World::with(&clusters);
+    let before = world.store.revision();
+    let everywhere = json!([{"name": "t", "type": "topology", "properties": {"clusterLabelSelector": {}}}]);
+    world.apply("web", 1, everywhere);
+    world.settle();
+    assert_eq!(world.app("web")["status"]["serviceCounts"], json!({"total": 60, "healthy": 60}));
+    let writes = world.store.revision() - before;
+    // The Application itself, its decision, events, a few batches of sixty reports, and their statuses.
+    assert!(writes <= 20, "{writes} writes");
+}
