@@ -89,7 +89,7 @@ enum Turn {
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let turn = prop_oneof![
-        (0u32..60).prop_map(Turn::Scale),
+        prop_oneof![0u32..4, 0u32..60].prop_map(Turn::Scale),
         (0usize..3).prop_map(Turn::Silence),
         (0usize..3, any::<bool>()).prop_map(|(cluster, on)| Turn::Cordon(cluster, on)),
         (0usize..3, any::<bool>()).prop_map(|(cluster, on)| Turn::Label(cluster, on)),
@@ -271,6 +271,20 @@ fn rule_08_a_removal_stays_in_the_work_until_the_agent_confirmed_it() {
     world.settle();
     assert_eq!(world.running("eu"), ["a"]);
     assert!(world.removals(&web).is_empty());
+}
+
+#[test]
+fn rule_08_what_was_ordered_away_before_any_report_stays_ordered() {
+    let mut world = World::with(&[("eu", 40)]);
+    world.agent("eu").up = false;
+    let web = world.apply_components("web", &[("a", 1), ("b", 1)], json!([]));
+    world.pass(1000);
+    for replicas in [2, 3, 4] {
+        world.apply_components("web", &[("a", replicas)], json!([]));
+        world.pass(1000);
+        let names: Vec<_> = world.removals(&web).into_iter().map(|(_, removal)| removal.object.name.name).collect();
+        assert_eq!(names, ["b"], "the agent may have taken the first work and not told yet");
+    }
 }
 
 proptest! {
