@@ -298,7 +298,7 @@ mod tests {
             let pods = pods + next(8 * cores as u64) as u32;
             for _ in 0..pods {
                 let size = 1 << next(5);
-                requests.add(&Resources::of([(CPU, 50 * size), (MEMORY, (64 << next(4)) * size << 18)]), 1);
+                requests.add(&Resources::of([(CPU, 50 * size), (MEMORY, ((64 << next(4)) * size) << 18)]), 1);
             }
             fleet.push((node, requests, pods));
         }
