@@ -609,3 +609,65 @@ async fn a_clock_a_day_off_is_said_on_both_sides() {
     assert!(audit.lines().any(|line| line.contains("24 hours ahead of the hub's")), "{audit}");
     assert!(target.cluster("eu").await.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_cluster_has_a_new_uid_and_its_old_identity_is_worth_nothing() {
+    let target = Target::start().await;
+    let (old, keep) = target.join("eu").await;
+    let mut wire = Wire::open(&target, Some(&old)).await.expect("a stream");
+    wire.welcome("eu").await;
+    let token = target.token("eu", json!({"replace": true})).await;
+    let new = target.join_with(token.clone(), &Memory::default(), "system-rebuilt").await.expect("joined again");
+    assert_ne!(new.cluster, old.cluster);
+    assert_eq!(wire.refused().await, "Revoked");
+    assert!(refusal(join::renew(&target.hub.url, &keep).await.expect_err("no renewal")).contains("replaced"));
+    let again = target.join_with(token, &Memory::default(), "system-thief").await.expect_err("a spent token");
+    assert!(refusal(again).contains("was used"));
+    let mut wire = Wire::open(&target, Some(&new)).await.expect("a stream");
+    wire.greet("rebuilt", "one", 1).await;
+    assert!(matches!(wire.next().await, Some(proto::to_agent::Message::Welcome(_))));
+}
+
+/// The whole of a real work: what one cluster is sent, the other cannot fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bytes_of_one_clusters_works_never_reach_another() {
+    let target = Target::start().await;
+    let (eu, _) = target.join("eu").await;
+    let (us, _) = target.join("us").await;
+    let mut victim = Wire::open(&target, Some(&us)).await.expect("a stream");
+    victim.welcome("us").await;
+    let mut thief = Wire::open(&target, Some(&eu)).await.expect("a stream");
+    thief.welcome("eu").await;
+    let application = json!({
+        "apiVersion": "core.oam.dev/v1beta1",
+        "kind": "Application",
+        "metadata": {"name": "secret", "namespace": "default", "uid": uuid::Uuid::new_v4(), "generation": 1},
+        "spec": {
+            "components": [{"name": "config", "type": "k8s-objects", "properties": {"objects": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "secret"}, "data": {"of": "us"}},
+            ]}}],
+            "policies": [{"name": "there", "type": "topology", "properties": {"clusters": ["us"]}}],
+        },
+    });
+    let key = StoreKey::object("core.oam.dev", "applications", "default", "secret");
+    target.hub.store.commit(Transaction::put(key, object::encode(&application))).await.expect("a stored application");
+    let work = loop {
+        match victim.next().await.expect("a work") {
+            proto::to_agent::Message::Work(work) => break work,
+            _ => continue,
+        }
+    };
+    let digests: Vec<Bytes> =
+        work.manifests.iter().map(|manifest| manifest.blob.clone()).chain([work.application_blob.clone()]).collect();
+    let fetch = proto::ToHub { message: Some(proto::to_hub::Message::FetchBlobs(proto::FetchBlobs { digests })) };
+    victim.say_raw(fetch.clone()).await;
+    while !matches!(victim.next().await.expect("its own blob"), proto::to_agent::Message::Blob(_)) {}
+    for _ in 0..20 {
+        thief.say_raw(fetch.clone()).await;
+    }
+    let nothing = |message: &proto::to_agent::Message| {
+        let leaks = matches!(message, proto::to_agent::Message::Blob(_) | proto::to_agent::Message::Work(_));
+        assert!(!leaks, "{message:?}");
+    };
+    assert_eq!(thief.end(nothing).await.refuse.expect("a reason").reason, "PermissionDenied");
+}

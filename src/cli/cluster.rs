@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::admin::{Admin, Connection, print_table};
 use crate::{
-    hub::{agents::roster::FROZEN, join::decide::FORGET},
+    hub::{agents::roster::FROZEN, control::FORGET_ANNOTATION},
     kinds::CLUSTER,
 };
 
@@ -121,7 +121,8 @@ async fn annotate(admin: &Admin, name: &str, key: &str, value: Value) -> anyhow:
 async fn forget(named: &Named) -> anyhow::Result<()> {
     let admin = named.connection.open().await?;
     let cluster = admin.get(&CLUSTER, &named.name).await?;
-    annotate(&admin, &named.name, FORGET, json!("hanse cluster forget")).await?;
+    // Its uid, so that a cluster which takes the name meanwhile is not meant.
+    annotate(&admin, &named.name, FORGET_ANNOTATION, cluster["metadata"]["uid"].clone()).await?;
     if cluster["metadata"]["deletionTimestamp"].is_null() {
         admin.delete(&CLUSTER, &named.name).await?;
     }

@@ -11,8 +11,6 @@ use crate::{
     wire::JoinCall,
 };
 
-/// Annotation on a Cluster that goes at once: nobody waits for its agent any more.
-pub const FORGET: &str = "hanse.dev/forget";
 /// Clocks that differ by more cannot work with certificates of hours.
 const SKEW_SECONDS_MAX: i64 = 600;
 /// An expired certificate may renew for as long.

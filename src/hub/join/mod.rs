@@ -155,16 +155,19 @@ impl Joining {
                     }
                 }
                 Step::Replace { name } => {
-                    let Some(old) = &existing_entry else { continue };
+                    let (Some(old), Some(cluster)) = (&existing_entry, &existing) else { continue };
                     let mut used = decode(token_entry)?;
                     objects::use_token(&mut used, &name, None, &key, now);
                     let mut forgotten = decode(old)?;
-                    objects::forget(&mut forgotten, &format!("replaced with token {}", call.token), now);
+                    objects::forget(&mut forgotten, &cluster.metadata.uid, now);
                     let transaction = Transaction {
                         compares: vec![unchanged(token_entry), unchanged(old)],
                         operations: vec![put(token_entry, &used), put(old, &forgotten)],
                     };
-                    self.commit(transaction).await?;
+                    if self.commit(transaction).await? {
+                        let message = format!("forgotten, to be replaced with token {}", call.token);
+                        self.note(about(&kinds::CLUSTER, &name, &cluster.metadata.uid), false, "Replaced", message);
+                    }
                 }
                 Step::Sign { name } => {
                     drop(making);

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    hub::control::FORGET_ANNOTATION,
     kinds,
     model::{Timestamp, Uid, cluster::CertificateStatus, token::JoinToken},
     store::object,
@@ -56,9 +57,9 @@ pub fn use_token(token: &mut Value, cluster: &str, cluster_uid: Option<&Uid>, ke
 }
 
 /// Orders a Cluster away at once: what runs there stays, nobody waits for its agent.
-pub fn forget(cluster: &mut Value, why: &str, now: Timestamp) {
+pub fn forget(cluster: &mut Value, uid: &Uid, now: Timestamp) {
     if let Some(annotations) = object::annotations_mut(cluster) {
-        annotations.insert(super::decide::FORGET.into(), why.into());
+        annotations.insert(FORGET_ANNOTATION.into(), json!(uid));
     }
     if let Some(metadata) = object::metadata_mut(cluster) {
         metadata.entry("deletionTimestamp").or_insert(json!(now));

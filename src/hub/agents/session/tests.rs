@@ -331,16 +331,19 @@ fn a_flood_is_read_more_slowly_and_not_cut_off() {
 
 #[test]
 fn revocation_ends_an_open_stream_at_once() {
-    let changes: [(&str, Box<dyn Fn(&mut Member)>); 3] = [
-        ("NotAccepted", Box::new(|member| member.accepted = false)),
-        ("Revoked", Box::new(|member| member.key = "another".into())),
-        ("IdentityFrozen", Box::new(|member| member.frozen = Some("now".into()))),
+    let now = |change: fn(&mut Member)| {
+        let mut member = member().as_ref().clone();
+        change(&mut member);
+        Arc::new(member)
+    };
+    let changes = [
+        ("NotAccepted", now(|member| member.accepted = false)),
+        ("Revoked", now(|member| member.key = "another".into())),
+        ("IdentityFrozen", now(|member| member.frozen = Some("now".into()))),
     ];
-    for (reason, change) in changes {
+    for (reason, changed) in changes {
         let (mut session, _) = open(&[work("a", 1, &["x"])], hello());
-        let mut changed = member().as_ref().clone();
-        change(&mut changed);
-        let effects = session.step(at(1), Event::Member(Some(Arc::new(changed))));
+        let effects = session.step(at(1), Event::Member(Some(changed)));
         assert_eq!(refused(&effects), Some(reason));
         assert!(!session.has_due());
         assert_eq!(session.step(at(1), say(ToHub::FetchBlobs(vec![blob("x")]))), [], "nothing is heard any more");
