@@ -31,23 +31,34 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::Args),
+    Hub(hub::Args),
+    /// Invite clusters
+    Token(token::Args),
     Agent(Box<agent::Args>),
     /// Accept, cordon, drain or forget member clusters
     Cluster(cluster::Args),
-    Quickstart(quickstart::Args),
-    Hub(hub::Args),
-    Plan(plan::Args),
     Render(render::Args),
-    /// Measure this program on this machine.
+    Plan(plan::Args),
+    /// Measure this program on this machine
     Bench(bench::Args),
-    /// Invite clusters
-    Token(token::Args),
+}
+
+impl Command {
+    /// What is logged unless `RUST_LOG` says otherwise. Servers tell what they do; a command that people watch, or
+    /// that machines read, tells only what goes wrong.
+    fn log(&self) -> &'static str {
+        match self {
+            Self::Hub(_) | Self::Agent(_) => "warn,hanse=info",
+            _ => "warn",
+        }
+    }
 }
 
 /// The process's main function: parses, runs, and turns an error into one readable line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr();
+    log_to_stderr(cli.command.log());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -57,20 +68,20 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Agent(args) => agent::run(*args).await,
-        Command::Cluster(args) => cluster::run(args).await,
         Command::Quickstart(args) => quickstart::run(args).await,
         Command::Hub(args) => hub::run(args).await,
-        Command::Plan(args) => plan::run(args).await,
-        Command::Render(args) => render::run(args).await,
-        Command::Bench(args) => bench::run(args).await,
         Command::Token(args) => token::run(args).await,
+        Command::Agent(args) => agent::run(*args).await,
+        Command::Cluster(args) => cluster::run(args).await,
+        Command::Render(args) => render::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 
 /// What a command prints is on stdout; what it tells along the way is here. `RUST_LOG` says how much.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,hanse=info"));
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
     log.with_writer(std::io::stderr).init();

@@ -76,6 +76,13 @@ pub fn application() -> Kind {
                 cell: clusters,
             },
             Column {
+                name: "Placement",
+                type_: ColumnType::String,
+                description: "Replicas as a sum over the clusters.",
+                priority: 1,
+                cell: |app| text_at(app, "/status/placement/sum"),
+            },
+            Column {
                 name: "Revision",
                 type_: ColumnType::String,
                 description: "The newest revision.",
