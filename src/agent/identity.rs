@@ -68,7 +68,7 @@ pub struct Identity {
     pub cluster_name: String,
     /// What the hub's certificate may chain to.
     pub serving_authorities: Vec<Der>,
-    /// By the hub's clock, as is `not_after`.
+    /// When it was signed, by the hub's clock, as is `not_after`.
     pub not_before: Timestamp,
     pub not_after: Timestamp,
 }

@@ -39,8 +39,6 @@ mod proof;
 
 /// How often a decision is taken anew because the store moved on under it.
 const ATTEMPTS_MAX: usize = 8;
-/// Certificates begin this much before they are signed (`pki`).
-const SKEW_SECONDS: i64 = 300;
 const PENDING_RETRY_MS: u64 = 1_000;
 
 /// One call, for the audit log.
@@ -274,7 +272,9 @@ impl Joining {
             cluster: cluster.metadata.uid.clone(),
             cluster_name: cluster.metadata.name.clone(),
             serving_authorities: vec![Bytes::copy_from_slice(&self.config.pki.serving.certificate)],
-            not_before: now.plus_seconds(-SKEW_SECONDS),
+            // The certificate itself begins earlier, for clocks that are behind; counted from there, one that lives for
+            // minutes would be due for renewal as soon as it is signed.
+            not_before: now,
             not_after: certificate.not_after,
         }
     }
