@@ -300,6 +300,16 @@ fn status() -> Schema {
         ("appliedResources", Schema::array(resource)),
         ("workflow", Schema::free_form()),
         ("policy", Schema::any()),
+        (
+            "serviceCounts",
+            Schema::object([("healthy", Schema::integer()), ("total", Schema::integer())])
+                .open()
+                .describe("Of all services, also those beyond the ones listed."),
+        ),
+        (
+            "placement",
+            Schema::free_form().describe("What was decided: replicas by cluster and their sum, refusals with reasons."),
+        ),
     ])
     .open()
 }

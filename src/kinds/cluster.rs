@@ -84,9 +84,7 @@ pub fn work() -> Kind {
                 type_: ColumnType::Integer,
                 ..text_column("Removals", 0, "Objects to remove.", |w| count(w, "removals"))
             },
-            text_column("Applied", 0, "The generation that the agent has applied.", |work| {
-                text_at(work, "/status/generation")
-            }),
+            text_column("State", 0, "Applied, Pending, or Refused with the reason.", state_of_work),
             age(),
         ],
         selectable: vec!["spec.cluster".into(), "spec.clusterName".into(), "spec.application.name".into()],
@@ -96,6 +94,17 @@ pub fn work() -> Kind {
         keeps_namespace: false,
         collection_deletion_max: None,
         hooks: Hooks::default(),
+    }
+}
+
+/// A report of an older generation says nothing of this one.
+fn state_of_work(work: &Value) -> Value {
+    let (spec, report) = (&work["spec"], &work["status"]);
+    match report["refused"]["reason"].as_str() {
+        _ if report["generation"] != spec["generation"] => "Pending".into(),
+        Some(reason) => format!("Refused: {reason}").into(),
+        None if report["applied"] == true => "Applied".into(),
+        None => "Pending".into(),
     }
 }
 
@@ -286,6 +295,18 @@ mod tests {
         assert_eq!(state(&cluster(true, "True", false)), "Ready");
         assert_eq!(state(&cluster(true, "Unknown", true)), "Unknown,SchedulingDisabled");
         assert_eq!(state(&cluster(true, "False", false)), "NotReady");
+    }
+
+    #[test]
+    fn a_work_is_applied_only_in_its_own_generation() {
+        let work = |generation: u64, more: Value| {
+            let mut report = json!({"generation": generation, "applied": true});
+            json_patch::merge(&mut report, &more);
+            state_of_work(&json!({"spec": {"generation": 3}, "status": report}))
+        };
+        assert_eq!(state_of_work(&json!({"spec": {"generation": 3}, "status": {}})), "Pending");
+        assert_eq!((work(2, json!({})), work(3, json!({}))), ("Pending".into(), "Applied".into()));
+        assert_eq!(work(3, json!({"refused": {"reason": "TooOld"}})), "Refused: TooOld");
     }
 
     #[test]

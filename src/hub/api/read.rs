@@ -160,14 +160,12 @@ async fn fetch(api: &Api, target: &Target, list: &List, least: Revision) -> Resu
         Ok(page) if page.revision < least => Err(Refusal::ahead(least, page.revision)),
         Ok(page) => Ok(page),
         Err(error) => {
-            let mut refusal = Refusal::from(error);
+            let refusal = Refusal::from(error);
             // Pages that expired can be taken up again where they stopped, on a newer state.
-            if refusal.code == StatusCode::GONE
-                && let Some(after) = &list.after
-            {
-                refusal.continuation = Some(token(target, 0, after));
+            match &list.after {
+                Some(after) if refusal.code == StatusCode::GONE => Err(refusal.continued_by(token(target, 0, after))),
+                _ => Err(refusal),
             }
-            Err(refusal)
         }
     }
 }

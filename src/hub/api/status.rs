@@ -13,9 +13,8 @@ pub struct Refusal {
     /// A word of apimachinery meta/v1 `StatusReason`.
     pub reason: &'static str,
     pub message: String,
-    details: Details,
-    /// Where a list can be taken up again, inconsistently, after its pages have expired.
-    pub continuation: Option<String>,
+    /// Boxed: every fallible function of the API would carry its size.
+    details: Box<Details>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,13 +24,14 @@ struct Details {
     kind: String,
     causes: Vec<Value>,
     retry_after_seconds: Option<u64>,
+    continuation: Option<String>,
 }
 
 pub type Result<T, E = Refusal> = std::result::Result<T, E>;
 
 impl Refusal {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Details::default(), continuation: None }
+        Self { code, reason, message: message.into(), details: Box::default() }
     }
 
     fn about(mut self, kind: &Kind, name: &str) -> Self {
@@ -43,6 +43,12 @@ impl Refusal {
 
     fn retry_after(mut self, seconds: u64) -> Self {
         self.details.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Where a list can be taken up again, on a newer state, after its pages have expired.
+    pub fn continued_by(mut self, token: String) -> Self {
+        self.details.continuation = Some(token);
         self
     }
 
@@ -209,7 +215,7 @@ impl Refusal {
         if let Some(seconds) = self.details.retry_after_seconds {
             details["retryAfterSeconds"] = json!(seconds);
         }
-        let metadata = match &self.continuation {
+        let metadata = match &self.details.continuation {
             Some(token) => json!({"continue": token}),
             None => json!({}),
         };

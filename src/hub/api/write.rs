@@ -225,8 +225,9 @@ pub async fn patch(api: &Api, request: &Request<'_>, headers: &HeaderMap, bytes:
     for _ in 0..limits::PATCH_ATTEMPTS_MAX {
         let (old, entry) = read::stored(api, target).await?;
         let new = patch.apply(kind, target.name(), &old)?;
-        for field in ["apiVersion", "kind"] {
-            if new[field] != old[field] {
+        for field in ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"] {
+            if new.pointer(field) != old.pointer(field) {
+                let field = field.trim_start_matches('/').replace('/', ".");
                 return Err(Refusal::bad_request(format!("a patch cannot change {field}")));
             }
         }

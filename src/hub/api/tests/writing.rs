@@ -164,6 +164,8 @@ async fn json_patches_are_applied_whole_or_not_at_all() {
         "BadRequest",
         "cannot change kind",
     );
+    let renamed = hub.merge(&url, json!({"metadata": {"name": "f"}})).await;
+    renamed.refused(400, "BadRequest", "cannot change metadata.name");
     let many: Vec<_> = (0..10_001).map(|_| json!({"op": "test", "path": "/kind", "value": "Event"})).collect();
     patch(json!(many)).await.refused(413, "RequestEntityTooLarge", "operations");
 }
