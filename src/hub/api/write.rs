@@ -143,8 +143,9 @@ async fn insert(api: &Api, request: &Request<'_>, mut value: Value) -> Result<Wr
     }
     (kind.hooks.prepare)(&mut value, None, &request.origin);
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    check(api, kind, &value, None)?;
+    // Size first: what is too large to be kept is not rendered to find its faults.
     let bytes = encode(&value)?;
+    check(api, kind, &value, None)?;
     let key = keys::key(kind, request.target.namespace(), &name);
     for _ in 0..limits::PATCH_ATTEMPTS_MAX {
         let mut transaction = Transaction::put(key.clone(), bytes.clone());
@@ -260,8 +261,8 @@ pub async fn replace(
     if *old == new {
         return Ok(Some(Written { code: StatusCode::OK, object: old.clone(), revision: None, warnings: vec![] }));
     }
-    check(api, kind, &new, Some(old))?;
     let bytes = encode(&new)?;
+    check(api, kind, &new, Some(old))?;
     // Its last finalizer gone, an object that is being deleted goes.
     let operation = match is_finished(&new) {
         true => Operation::Delete(entry.key.clone()),
