@@ -150,7 +150,10 @@ fn decode(segment: &str) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn resource(path: &str) -> Option<(String, Option<String>, Option<String>, Option<Subresource>)> {
+    /// Plural, namespace, name, subresource.
+    type Parts = (String, Option<String>, Option<String>, Option<Subresource>);
+
+    fn resource(path: &str) -> Option<Parts> {
         match parse(path) {
             Ok(Route::Resource(target)) => {
                 Some((target.kind.plural.clone(), target.namespace, target.name, target.subresource))

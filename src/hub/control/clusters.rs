@@ -358,10 +358,8 @@ fn differs(stored: Option<&Sketch>, fresh: &Sketch) -> bool {
         let far = |name: &String| one.get(name).abs_diff(other.get(name)) >= part(name).unsigned_abs();
         one.0.keys().chain(other.0.keys()).any(far)
     };
-    let kinds = |sketch: &Sketch| -> BTreeSet<(Vec<(String, String)>, Vec<crate::model::demand::Taint>)> {
-        let kind =
-            |shape: &crate::model::sketch::Shape| (shape.labels.clone().into_iter().collect(), shape.taints.clone());
-        sketch.shapes.iter().map(kind).collect()
+    let kinds = |sketch: &Sketch| {
+        sketch.shapes.iter().map(|shape| (shape.labels.clone(), shape.taints.clone())).collect::<BTreeSet<_>>()
     };
     stored.nodes != fresh.nodes
         || apart(&stored.free, &fresh.free)

@@ -46,10 +46,6 @@ impl Answer {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("not JSON: {:?}", self.bytes))
     }
 
-    pub fn message(&self) -> String {
-        self.json()["message"].as_str().unwrap_or_default().to_owned()
-    }
-
     #[track_caller]
     pub fn expect(self, code: u16) -> Value {
         assert_eq!(self.code.as_u16(), code, "{:?}", self.bytes);

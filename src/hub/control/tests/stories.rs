@@ -192,21 +192,14 @@ fn a_former_leader_cannot_write_and_stops() {
     let entries = [entries, world.store.entries().collect()].concat();
     let feed = crate::hub::feed::Feed::Reset { entries: entries.into(), revision: world.store.revision() };
     let effects = former.step(world.now(), Event::Store(feed));
-    let commits: Vec<_> = effects
-        .into_iter()
-        .filter_map(|effect| match effect {
-            Effect::Commit { id, transaction } => Some((id, transaction)),
-            _ => None,
-        })
-        .collect();
-    assert!(!commits.is_empty());
-    for (id, transaction) in commits {
-        let outcome = world.store.commit(transaction);
-        assert!(matches!(outcome, Ok(Outcome::Conflict(_))));
-        let effects = former.step(world.now(), Event::Done { id, outcome });
-        assert_eq!(effects, [Effect::StepDown]);
-        break;
-    }
+    let commit = effects.into_iter().find_map(|effect| match effect {
+        Effect::Commit { id, transaction } => Some((id, transaction)),
+        _ => None,
+    });
+    let (id, transaction) = commit.expect("the former leader still tries to write");
+    let outcome = world.store.commit(transaction);
+    assert!(matches!(outcome, Ok(Outcome::Conflict(_))));
+    assert_eq!(former.step(world.now(), Event::Done { id, outcome }), [Effect::StepDown]);
     assert_eq!(former.step(world.now(), Event::Tick), []);
 }
 

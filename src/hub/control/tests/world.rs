@@ -269,8 +269,8 @@ impl World {
     }
 
     pub fn condition(object: &Value, type_: &str) -> Value {
-        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-        conditions.filter(|condition| condition["type"] == type_).cloned().next().unwrap_or_default()
+        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.find(|condition| condition["type"] == type_).cloned().unwrap_or_default()
     }
 
     pub fn agent(&mut self, name: &str) -> &mut Agent {
