@@ -143,3 +143,73 @@ impl Roster {
 pub fn read(entry: &Entry) -> Option<Member> {
     object::view::<Cluster>(&entry.value).ok().as_ref().map(Member::of)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{Change, Key};
+
+    fn entry(name: &str, uid: &str, accepted: bool, modified: Revision) -> Entry {
+        let cluster = json!({
+            "metadata": {"name": name, "uid": uid},
+            "spec": {"accepted": accepted},
+            "status": {"sketch": null, "facts": {"region": modified.to_string()}},
+        });
+        Entry { key: Key::new(name), value: object::encode(&cluster), created: 1, modified }
+    }
+
+    fn changed(current: Option<Entry>, previous: Option<Entry>) -> Feed {
+        let key = current.as_ref().or(previous.as_ref()).expect("one of them").key.clone();
+        Feed::Changed { revision: 9, changes: [Change { key, current, previous }].into() }
+    }
+
+    fn roster() -> Roster {
+        let mut roster = Roster::default();
+        assert!(!roster.is_synced());
+        let entries = [entry("eu", "u1", true, 1), entry("us", "u2", true, 1)];
+        assert_eq!(roster.apply(&Feed::Reset { entries: entries.into(), revision: 1 }), [Uid::from("u1"), "u2".into()]);
+        assert!(roster.is_synced());
+        roster
+    }
+
+    #[test]
+    fn only_what_a_session_cares_about_is_a_change() {
+        let mut roster = roster();
+        let heartbeat = changed(Some(entry("eu", "u1", true, 2)), Some(entry("eu", "u1", true, 1)));
+        assert_eq!(roster.apply(&heartbeat), []);
+        assert_eq!(
+            roster.get(&"u1".into()).map(|(revision, _)| revision),
+            Some(2),
+            "it is known to be newer all the same"
+        );
+        let revoked = changed(Some(entry("eu", "u1", false, 3)), Some(entry("eu", "u1", true, 2)));
+        assert_eq!(roster.apply(&revoked), [Uid::from("u1")]);
+    }
+
+    #[test]
+    fn a_name_that_passes_to_another_uid_leaves_the_first_nothing() {
+        let mut roster = roster();
+        let replaced = changed(Some(entry("eu", "u3", true, 2)), Some(entry("eu", "u1", true, 1)));
+        assert_eq!(roster.apply(&replaced), [Uid::from("u1"), "u3".into()]);
+        assert!(roster.get(&"u1".into()).is_none() && roster.get(&"u3".into()).is_some());
+    }
+
+    #[test]
+    fn whoever_is_gone_after_a_gap_is_told_so() {
+        let mut roster = roster();
+        let feed = Feed::Reset { entries: [entry("us", "u2", true, 1)].into(), revision: 5 };
+        assert_eq!(roster.apply(&feed), [Uid::from("u1")]);
+        assert_eq!(roster.apply(&changed(None, Some(entry("us", "u2", true, 1)))), [Uid::from("u2")]);
+        assert!(roster.get(&"u2".into()).is_none());
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_admits_nobody() {
+        let mut roster = roster();
+        let broken = Entry { value: bytes::Bytes::from_static(b"1{"), ..entry("eu", "u1", true, 2) };
+        roster.apply(&changed(Some(broken), Some(entry("eu", "u1", true, 1))));
+        assert!(roster.get(&"u1".into()).is_none());
+    }
+}

@@ -26,7 +26,7 @@ use crate::{
     model::{
         Digest, Now, Report, Uid, Work,
         cluster::Facts,
-        protocol::{Hello, PROTOCOL, PROTOCOL_MIN, Refuse, ToAgent, ToHub, Welcome},
+        protocol::{Hello, LedgerLine, PROTOCOL, PROTOCOL_MIN, Refuse, ToAgent, ToHub, Welcome},
     },
     wire::{
         Invalid,
@@ -128,8 +128,6 @@ pub struct Session {
     outbox: Outbox,
     denials: u32,
     slice: Slice,
-    /// What the agent has: from its ledger, or sent in this session.
-    held: BTreeMap<Uid, Held>,
     /// Works replaced in this session, newest last.
     replaced: VecDeque<Arc<Work>>,
     /// Applications of which the agent says that a generation is finished: its removals done, nothing left to run.
@@ -142,12 +140,6 @@ enum Phase {
     Claiming(Box<Hello>),
     Open,
     Closed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
-    generation: u64,
-    digest: Digest,
 }
 
 impl Session {
@@ -166,7 +158,6 @@ impl Session {
             outbox: Outbox::default(),
             denials: 0,
             slice: Slice::default(),
-            held: BTreeMap::new(),
             replaced: VecDeque::new(),
             finished: BTreeMap::new(),
         };
@@ -320,10 +311,9 @@ impl Session {
             self.resumed = token.revision;
         }
         // Generations of another incarnation say nothing about ours: then everything is sent, and the agent decides.
-        if incarnation.as_ref().is_none_or(|incarnation| *incarnation == self.config.incarnation) {
-            let held = |generation, digest| Held { generation, digest };
-            self.held = ledger.into_iter().map(|line| (line.application, held(line.generation, line.digest))).collect();
-        }
+        let comparable = incarnation.as_ref().is_none_or(|incarnation| *incarnation == self.config.incarnation);
+        let ledger = if comparable { ledger } else { Vec::new() };
+        self.outbox.works = self.lacking(&ledger);
         self.resume_ms = now.monotonic_ms;
         self.outbox.welcome = Some(Welcome {
             protocol: PROTOCOL,
@@ -336,7 +326,6 @@ impl Session {
             beat_interval_ms: BEAT_INTERVAL_MS,
         });
         let cluster = self.member.uid.clone();
-        self.outbox.works = self.slice.works.iter().filter(|work| !self.holds(work)).map(uid_of).collect();
         let mut effects = vec![Effect::Forward(FromAgent::Connected { cluster: cluster.clone() })];
         effects.extend(self.facts(facts));
         effects.extend(sketch.map(|sketch| Effect::Forward(FromAgent::Sketch { cluster, sketch })));
@@ -453,16 +442,7 @@ impl Session {
 
     fn next_message(&mut self) -> Option<ToAgent> {
         let slice = &self.slice;
-        let message = self.outbox.next(|application| find(slice, application).cloned(), &self.config.stamp)?;
-        match &message {
-            ToAgent::Work(work) => {
-                let held = Held { generation: work.generation, digest: work.digest() };
-                self.held.insert(work.application_uid.clone(), held);
-            }
-            ToAgent::Release { application, .. } => drop(self.held.remove(application)),
-            _ => {}
-        }
-        Some(message)
+        self.outbox.next(|application| find(slice, application).cloned(), &self.config.stamp)
     }
 
     fn tick(&mut self, now: Now, revision: u64) -> Vec<Effect> {
@@ -506,9 +486,15 @@ impl Session {
         find(&self.slice, application)
     }
 
-    fn holds(&self, work: &Work) -> bool {
-        let held = self.held.get(&work.application_uid).filter(|held| held.generation == work.generation);
-        held.is_some_and(|held| held.digest == work.digest())
+    /// Applications whose work is not in the agent's ledger as it is now. Digests are dear, so only works whose generation
+    /// is there are compared by content.
+    fn lacking(&self, ledger: &[LedgerLine]) -> BTreeSet<Uid> {
+        let held: BTreeMap<&Uid, &LedgerLine> = ledger.iter().map(|line| (&line.application, line)).collect();
+        let lacks = |work: &&Arc<Work>| {
+            let line = held.get(&work.application_uid).filter(|line| line.generation == work.generation);
+            line.is_none_or(|line| line.digest != work.digest())
+        };
+        self.slice.works.iter().filter(lacks).map(|work| work.application_uid.clone()).collect()
     }
 }
 
@@ -516,10 +502,6 @@ impl Session {
 fn find<'a>(slice: &'a Slice, application: &Uid) -> Option<&'a Arc<Work>> {
     let index = slice.works.binary_search_by(|work| work.application_uid.cmp(application)).ok()?;
     slice.works.get(index)
-}
-
-fn uid_of(work: &Arc<Work>) -> Uid {
-    work.application_uid.clone()
 }
 
 fn refuse(reason: &str, message: impl Into<String>, retry: bool) -> Refuse {
