@@ -304,7 +304,7 @@ async fn pages(api: &Api, parts: &Parts, query: &Query, route: Route) -> Result<
         Route::Health => return health(api, parts.uri.path(), query).await,
         Route::Version => version(),
         Route::CoreVersions | Route::Groups if aggregated => {
-            let value = discovery::aggregated(route == Route::CoreVersions);
+            let value = discovery::aggregated(matches!(route, Route::CoreVersions));
             return Ok(page(&parts.headers, discovery::AGGREGATED, value.to_string().into()));
         }
         Route::CoreVersions => discovery::core_versions(&api.address),
