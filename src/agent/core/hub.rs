@@ -267,6 +267,7 @@ impl Core {
             self.offers.remove(application);
         }
         self.delist(application);
+        let replaced: Vec<Digest> = self.works.get(application).map(blobs_of).unwrap_or_default();
         match self.works.get_mut(application) {
             Some(holding) => holding.replace(entry),
             None => {
@@ -277,7 +278,7 @@ impl Core {
         self.broken.retain(|broken| broken.application.as_ref() != Some(application));
         self.enlist(application);
         self.renew_watches(effects);
-        self.drop_blobs();
+        self.drop_blobs(replaced.into_iter().chain([entry.work.application_blob]));
         self.get_ready(application);
         self.mark(now, application, true);
     }
@@ -290,12 +291,15 @@ impl Core {
         due.iter().for_each(|application| self.take_if_whole(now, application, effects));
     }
 
-    fn drop_blobs(&mut self) {
-        let works = self.works.values().map(|holding| &holding.work);
-        let held: BTreeSet<Digest> =
-            works.flat_map(|work| work.manifests.iter().map(|manifest| manifest.blob)).collect();
-        let offered: BTreeSet<Digest> = self.offers.values().flat_map(|offer| offer.work.blobs()).collect();
-        self.blobs.retain(|digest| held.contains(digest) || offered.contains(digest));
+    /// Drops those of `candidates` that no manifest needs any more. The Application's own blob stays in the ledger only.
+    fn drop_blobs(&mut self, candidates: impl Iterator<Item = Digest>) {
+        for digest in candidates {
+            let holds = |holding: &Holding| holding.work.manifests.iter().any(|manifest| manifest.blob == digest);
+            let offers = |offer: &Offer| offer.work.blobs().any(|blob| blob == digest);
+            if !self.works.values().any(holds) && !self.offers.values().any(offers) {
+                self.blobs.remove(&digest);
+            }
+        }
     }
 
     /// The hub has seen that nothing is left; only now may the ledger forget.
@@ -313,12 +317,12 @@ impl Core {
             return;
         }
         self.delist(application);
-        self.works.remove(application);
+        let dropped = self.works.remove(application).as_ref().map(blobs_of).unwrap_or_default();
         self.unsaved.remove(application);
         self.outbox.reports.remove(application);
         self.outbox.sent.remove(application);
         self.renew_watches(effects);
-        self.drop_blobs();
+        self.drop_blobs(dropped.into_iter());
     }
 
     /// Its report may have changed. `urgent`: somebody waits for it.
@@ -433,4 +437,8 @@ impl Core {
             ..Report::default()
         })
     }
+}
+
+fn blobs_of(holding: &Holding) -> Vec<Digest> {
+    holding.work.blobs().collect()
 }

@@ -138,8 +138,8 @@ impl Blobs {
         self.partial.clear();
     }
 
-    pub fn retain(&mut self, is_needed: impl Fn(&Digest) -> bool) {
-        self.whole.retain(|digest, _| is_needed(digest));
+    pub fn remove(&mut self, digest: &Digest) {
+        self.whole.remove(digest);
     }
 
     /// The manifest as the hub means it, proved by its digests.

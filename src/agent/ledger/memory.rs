@@ -32,21 +32,26 @@ impl Ledger for MemoryLedger {
 
     fn write(&mut self, writes: &[Write]) -> Result<(), Error> {
         let contents = &mut *self.0.lock();
+        let mut dropped = Vec::new();
         for write in writes {
             match write {
                 Write::Entry { entry, blobs } => {
                     contents.blobs.extend(blobs.iter().cloned());
-                    contents.entries.insert(entry.work.application_uid.clone(), entry.clone());
+                    let previous = contents.entries.insert(entry.work.application_uid.clone(), entry.clone());
+                    dropped.extend(previous);
                 }
                 Write::Forget(application) => {
-                    contents.entries.remove(application);
+                    dropped.extend(contents.entries.remove(application));
                 }
                 Write::Session(session) => contents.session = session.clone(),
             }
         }
-        let listed: std::collections::BTreeSet<Digest> =
-            contents.entries.values().flat_map(|entry| entry.work.blobs()).collect();
-        contents.blobs.retain(|digest, _| listed.contains(digest));
+        for digest in dropped.iter().flat_map(|entry| entry.work.blobs()) {
+            let lists = |entry: &Arc<Entry>| entry.work.blobs().any(|blob| blob == digest);
+            if !contents.entries.values().any(lists) {
+                contents.blobs.remove(&digest);
+            }
+        }
         Ok(())
     }
 }
