@@ -47,7 +47,7 @@ fn killed_under_load(dir: &Path, life: u64, load: Duration) -> Vec<(String, Revi
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut acknowledged = Vec::new();
     // Every third life is killed while it starts.
-    if life % 3 != 0 {
+    if !life.is_multiple_of(3) {
         while acknowledged.is_empty() {
             acknowledged.extend(read_acknowledgement(&mut lines).expect("the writer lives"));
         }
