@@ -151,3 +151,85 @@ async fn take_the_lead(store: &dyn Store) -> Result<(Key, Revision), Error> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        hub::keys,
+        kinds::{APPLICATION, CLUSTER, Kind},
+        model::{Resources, Sketch, quantity::PODS, sketch::Shape},
+        store::{memory, object},
+    };
+
+    async fn put(store: &dyn Store, kind: &Kind, namespace: &str, name: &str, object: Value) {
+        let transaction = Transaction::put(keys::key(kind, namespace, name), object::encode(&object));
+        assert!(matches!(store.commit(transaction).await, Ok(Outcome::Committed(_))));
+    }
+
+    /// Waits for what the running controller writes.
+    async fn until(
+        store: &dyn Store,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
+        for _ in 0..1000 {
+            let entry = store.get(&keys::key(kind, namespace, name)).await.expect("an open store");
+            let object = entry.and_then(|entry| object::decode(&entry.value).ok()).unwrap_or_default();
+            if holds(&object) {
+                return object;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} never came to be as expected");
+    }
+
+    #[tokio::test]
+    async fn it_leads_places_and_gives_way_to_the_next_leader() {
+        let store = memory::open();
+        let (handle, inputs) = channel();
+        let stop = CancellationToken::new();
+        let first = tokio::spawn(run(store.clone(), Settings::default(), inputs, stop.clone()));
+        let eu = Uid::from("eu-uid");
+        put(&*store, &CLUSTER, "", "eu", json!({"metadata": {"name": "eu", "uid": eu}, "spec": {"accepted": true}}))
+            .await;
+        until(&*store, &CLUSTER, "", "eu", |eu| eu["metadata"]["finalizers"].is_array()).await;
+        let free = Resources::of([("cpu", 8000), ("memory", 1 << 34), (PODS, 110)]);
+        let shapes = vec![Shape { count: 2, free: free.clone(), ..Shape::default() }];
+        let sketch = Sketch { sequence: 1, nodes: 2, shapes, allocatable: free.clone(), free };
+        handle.agents.send(FromAgent::Sketch { cluster: eu.clone(), sketch }).await.expect("a running controller");
+        let component = json!({"name": "web", "type": "webservice", "properties": {"image": "nginx"}});
+        let metadata = json!({"name": "web", "namespace": "default", "uid": "web-uid", "generation": 1});
+        put(
+            &*store,
+            &APPLICATION,
+            "default",
+            "web",
+            json!({"metadata": metadata, "spec": {"components": [component]}}),
+        )
+        .await;
+        let web =
+            until(&*store, &APPLICATION, "default", "web", |web| web["status"]["placement"]["sum"] == "1 = 1").await;
+        assert_eq!(web["status"]["placement"]["rows"][0]["cluster"], "eu");
+        assert!(handle.beats.last(&eu).is_some());
+
+        let (_next, inputs) = channel();
+        let second = tokio::spawn(run(store.clone(), Settings::default(), inputs, stop.clone()));
+        let leads = || async { store.get(&Key::new(LEADER)).await.ok().flatten().map(|entry| entry.value) };
+        while leads().await.as_deref() != Some(b"2") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        handle.agents.send(FromAgent::Beat { cluster: "nobody".into() }).await.expect("still listening");
+        // Whatever the former one wants to write now is refused, and it ends.
+        let facts = crate::model::cluster::Facts { region: "eu".into(), ..Default::default() };
+        handle.agents.send(FromAgent::Facts { cluster: eu, facts }).await.expect("still listening");
+        let ended = tokio::time::timeout(Duration::from_secs(10), first).await.expect("it steps down");
+        assert!(matches!(ended, Ok(Ok(()))));
+        stop.cancel();
+        assert!(matches!(second.await, Ok(Ok(()))));
+    }
+}
