@@ -247,7 +247,7 @@ mod tests {
         second.learn(key, Some(&entry));
         assert_eq!(second.record(at(105), &note("Placed", "x")), [], "said a moment ago");
         assert!(second.expired(at(100 + EXPIRY_SECONDS - 1)).is_empty());
-        assert_eq!(second.expired(at(100 + EXPIRY_SECONDS)), std::slice::from_ref(key));
+        assert_eq!(second.expired(at(100 + EXPIRY_SECONDS)), vec![key.clone()]);
         second.learn(key, None);
         assert!(second.expired(at(1_000_000)).is_empty());
     }

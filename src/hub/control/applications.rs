@@ -12,28 +12,28 @@ use super::{
     Controller,
     index::StoredApplication,
     lanes::{Plan, unchanged},
-    snapshots::Snapshot,
 };
 use crate::{
     flow::{
+        render::render,
         rollup,
         schedule::{Problem, Solution, solve},
         slice::{self, Change},
     },
     hub::{
-        events::{About, Note},
-        records,
+        events::{About, Note, uid_of},
+        keys, records,
     },
     kinds::{
-        APPLICATION,
+        APPLICATION, APPLICATION_REVISION,
         application::{AUTHOR_ANNOTATION, TRACE_ANNOTATION, WORKS_FINALIZER},
     },
     model::{
-        Now, Placement, Uid,
+        Digest, FieldError, Now, ObjectRef, Placement, Uid,
         placement::{Refusal, Why},
-        revision::Revision,
+        revision::{RenderedComponent, RenderedManifest, Revision},
     },
-    store::{Operation, Transaction, object},
+    store::{Key, Operation, Transaction, blobs, object},
 };
 
 /// When an Application is looked at next, and whether its placement is decided anew or only its status told.
@@ -43,6 +43,13 @@ pub struct Due {
     pub decide: bool,
 }
 
+/// Why a spec could not be rendered; rendered again only when the spec changes.
+#[derive(Debug, Clone)]
+pub struct RenderFaults {
+    spec: Digest,
+    faults: Vec<FieldError>,
+}
+
 /// Between two statuses of an Application: so that a thousand reports cost a few writes, and three cost no delay.
 const PACE_MS: u64 = 20;
 const PACE_MS_PER_ROW: f64 = 0.5;
@@ -50,6 +57,13 @@ const PACE_MS_PER_ROW: f64 = 0.5;
 const REFUSALS_MAX: usize = 64;
 /// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
 const OBJECT_BYTES_MAX: usize = 900 << 10;
+
+/// What an Application was rendered to, and what has to be stored for it where it is new.
+struct Snapshot {
+    name: String,
+    revision: Arc<Revision>,
+    pieces: Vec<Operation>,
+}
 
 /// Clusters where an Application would lose a component that nobody named.
 type Losses = BTreeSet<Uid>;
@@ -218,6 +232,40 @@ impl Controller {
             },
             solution,
         )
+    }
+
+    /// The newest revision if it is of this spec, else a new one. `None` where the spec cannot be rendered.
+    fn snapshot(&mut self, now: Now, stored: &StoredApplication) -> Option<Snapshot> {
+        let uid = &stored.view.metadata.uid;
+        let newest = self.index.newest(uid);
+        if let Some(newest) = newest.filter(|newest| newest.revision.spec_digest == stored.spec_digest) {
+            let (name, revision) = (newest.name.clone(), newest.revision.clone());
+            self.render_faults.remove(uid);
+            return Some(Snapshot { name, revision, pieces: Vec::new() });
+        }
+        if self.render_faults.get(uid).is_some_and(|known| known.spec == stored.spec_digest) {
+            return None;
+        }
+        let metadata = &stored.view.metadata;
+        // An older Application of the same name may have left revisions that are still to be swept.
+        let mut number = newest.map_or(0, |newest| newest.revision.number) + 1;
+        let key_of =
+            |number| keys::key(&APPLICATION_REVISION, &metadata.namespace, &format!("{}-v{number}", metadata.name));
+        while self.index.has_snapshot_key(&key_of(number)) {
+            number += 1;
+        }
+        match make_snapshot(now, stored, number, key_of(number)) {
+            Ok(snapshot) => {
+                self.render_faults.remove(uid);
+                Some(snapshot)
+            }
+            Err(faults) => {
+                let message = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                self.tell(now, stored, true, "RenderFailed", message);
+                self.render_faults.insert(uid.clone(), RenderFaults { spec: stored.spec_digest, faults });
+                None
+            }
+        }
     }
 
     /// Writes the decision, if there is one, and the status, if it changed, in one transaction that holds only if the
@@ -421,6 +469,93 @@ fn same_answers(old: &Placement, new: &Placement, waiting: bool) -> bool {
     old.unplaced.keys().eq(new.unplaced.keys())
         && old.refusals.len() == new.refusals.len()
         && old.refusals.iter().zip(&new.refusals).all(same)
+}
+
+fn make_snapshot(now: Now, stored: &StoredApplication, number: u64, key: Key) -> Result<Snapshot, Vec<FieldError>> {
+    let application = &stored.view;
+    let metadata = &application.metadata;
+    let name = format!("{}-v{number}", metadata.name);
+    let rendered = render(application, &name)?;
+    let mut contents: BTreeMap<Digest, Bytes> = BTreeMap::new();
+    let mut address = |value: &Value| {
+        let bytes = Bytes::from(value.to_string());
+        let digest = Digest::of(&bytes);
+        contents.insert(digest, bytes);
+        digest
+    };
+    let components = rendered.components.into_iter().map(|component| RenderedComponent {
+        manifests: component
+            .objects
+            .iter()
+            .filter_map(|object| Some(RenderedManifest { object: ObjectRef::of(object)?, blob: address(object) }))
+            .collect(),
+        name: component.name,
+        type_: component.type_,
+        demand: component.demand,
+        replicas: component.replicas,
+    });
+    let components = components.collect();
+    let application_blob = address(&carried(stored));
+    let revision = Revision {
+        application: metadata.object_name(),
+        application_uid: metadata.uid.clone(),
+        number,
+        spec_digest: stored.spec_digest,
+        application_blob,
+        components,
+    };
+    let object = revision_object(now, stored, &name, &revision);
+    let mut pieces: Vec<Operation> = Vec::new();
+    for (digest, bytes) in &contents {
+        let transactions = blobs::transactions(digest, bytes).map_err(|error| {
+            vec![FieldError::new("spec", crate::model::object::FieldErrorKind::TooLong, error.to_string())]
+        })?;
+        pieces.extend(transactions.into_iter().flat_map(|transaction| transaction.operations));
+    }
+    pieces.push(Operation::Put(key, object::encode(&object)));
+    Ok(Snapshot { name, revision: Arc::new(revision), pieces })
+}
+
+/// The Application as every work carries it: enough to make it anew in an empty hub.
+fn carried(stored: &StoredApplication) -> Value {
+    let object = stored.object();
+    let mut metadata = json!({"name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"]});
+    for field in ["labels", "annotations"] {
+        if let Some(map) = object["metadata"].get(field) {
+            metadata[field] = map.clone();
+        }
+    }
+    json!({
+        "apiVersion": APPLICATION.gvk.api_version(),
+        "kind": APPLICATION.gvk.kind,
+        "metadata": metadata,
+        "spec": object["spec"],
+    })
+}
+
+fn revision_object(now: Now, stored: &StoredApplication, name: &str, revision: &Revision) -> Value {
+    let metadata = &stored.view.metadata;
+    let hash = Digest::of(format!("{}\n{name}", metadata.uid).as_bytes()).to_string();
+    json!({
+        "apiVersion": APPLICATION_REVISION.gvk.api_version(),
+        "kind": APPLICATION_REVISION.gvk.kind,
+        "metadata": {
+            "name": name,
+            "namespace": metadata.namespace,
+            "uid": uid_of(&hash),
+            "generation": 1,
+            "creationTimestamp": now.wall.to_string(),
+            "labels": {"app.oam.dev/name": metadata.name},
+            "ownerReferences": [{
+                "apiVersion": APPLICATION.gvk.api_version(),
+                "kind": APPLICATION.gvk.kind,
+                "name": metadata.name,
+                "uid": metadata.uid,
+                "controller": true,
+            }],
+        },
+        "spec": revision,
+    })
 }
 
 /// The stored form; with a status that says less where the whole would not fit.

@@ -3,7 +3,7 @@
 //! Liveness is this process's own receive time on the monotonic clock. A new leader gives every cluster a fresh term of
 //! grace. Silence makes a cluster Unknown and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,6 @@ use crate::{
         Cluster, Condition, Conditions, Now, Resources, Sketch, Timestamp, Uid,
         cluster::{DeletionPolicy, Facts, READY},
         condition::Truth,
-        demand::Taint,
     },
     store::{Operation, Transaction, object},
 };
@@ -359,13 +358,11 @@ fn differs(stored: Option<&Sketch>, fresh: &Sketch) -> bool {
         let far = |name: &String| one.get(name).abs_diff(other.get(name)) >= part(name).unsigned_abs();
         one.0.keys().chain(other.0.keys()).any(far)
     };
+    let kinds = |sketch: &Sketch| {
+        sketch.shapes.iter().map(|shape| (shape.labels.clone(), shape.taints.clone())).collect::<BTreeSet<_>>()
+    };
     stored.nodes != fresh.nodes
         || apart(&stored.free, &fresh.free)
         || apart(&stored.allocatable, &fresh.allocatable)
         || kinds(stored) != kinds(fresh)
-}
-
-/// Labels and taints of its shapes.
-fn kinds(sketch: &Sketch) -> BTreeSet<(&BTreeMap<String, String>, &[Taint])> {
-    sketch.shapes.iter().map(|shape| (&shape.labels, shape.taints.as_slice())).collect()
 }

@@ -14,15 +14,14 @@ use std::{
 };
 
 use self::{
-    applications::Due,
+    applications::{Due, RenderFaults},
     brake::Brake,
     clusters::Member,
     expiry::Housekeeping,
     index::{Index, Touched},
     lanes::{Lane, Plan},
     outbox::Outbox,
-    reservations::Reservations,
-    snapshots::RenderFaults,
+    reservations::{Reservations, outstanding},
 };
 pub use self::{
     brake::CONFIRM_ANNOTATION,
@@ -49,7 +48,6 @@ mod index;
 mod lanes;
 mod outbox;
 mod reservations;
-mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -271,8 +269,6 @@ impl Controller {
         }
         for application in &touched.placements {
             self.reserve(application);
-        }
-        if !touched.placements.is_empty() {
             for cluster in self.deleting_clusters() {
                 self.clusters_due.insert(cluster, now.monotonic_ms);
             }
@@ -379,5 +375,56 @@ impl Controller {
     fn placement(&self, application: &Uid) -> Option<Arc<Placement>> {
         let written = self.lanes.get(application).and_then(|lane| lane.placement.clone());
         written.or_else(|| self.index.placement(application))
+    }
+
+    /// Reserves what of an Application's placement is still to come. While another one is being written, the larger of
+    /// both counts, for either may turn out to be stored.
+    fn reserve(&mut self, application: &Uid) {
+        let written = self.lanes.get(application).and_then(|lane| lane.placement.clone());
+        let mut reserved = BTreeMap::new();
+        for placement in [self.index.placement(application), written].into_iter().flatten() {
+            for row in &placement.rows {
+                let more = self.outstanding(application, row);
+                let sum = |reserved: &reservations::Reserved| reserved.iter().map(|(_, n)| u64::from(*n)).sum::<u64>();
+                let known: &mut reservations::Reserved = reserved.entry(row.cluster.clone()).or_default();
+                if sum(&more) >= sum(known) {
+                    *known = more;
+                }
+            }
+        }
+        reserved.retain(|_, reserved| !reserved.is_empty());
+        self.reservations.set_all(application, reserved);
+    }
+
+    fn reserve_in(&mut self, application: &Uid, cluster: &Uid) {
+        if self.lanes.get(application).is_some_and(|lane| lane.placement.is_some()) {
+            return self.reserve(application);
+        }
+        let placement = self.index.placement(application);
+        let row = placement.as_ref().and_then(|placement| placement.rows.iter().find(|row| row.cluster == *cluster));
+        let reserved = row.map(|row| self.outstanding(application, row)).unwrap_or_default();
+        self.reservations.set(cluster, application, reserved);
+    }
+
+    fn outstanding(&self, application: &Uid, row: &crate::model::placement::Row) -> reservations::Reserved {
+        let fresh = self.lanes.get(application).and_then(|lane| lane.revision.as_ref());
+        let fresh = fresh.filter(|(name, _)| *name == row.revision).map(|(_, revision)| revision.clone());
+        let stored = || self.index.snapshot(application, &row.revision).map(|snapshot| snapshot.revision.clone());
+        let Some(revision) = fresh.or_else(stored) else { return Vec::new() };
+        let report = self.index.report(application, &row.cluster);
+        let reported = report.and_then(|report| self.index.snapshot(application, &report.revision));
+        let reported = reported.map(|snapshot| snapshot.revision.as_ref());
+        outstanding(row, &revision, report.map(Arc::as_ref), reported)
+    }
+
+    /// Makes the rooms that changed anew, from sketches and reservations.
+    fn refresh_rooms(&mut self) {
+        for cluster in self.reservations.take_stale() {
+            let sketch = self.members.get(&cluster).and_then(|member| member.sketch.as_ref());
+            let room = sketch.map(|sketch| self.reservations.room(&cluster, sketch));
+            if let Some(candidate) = self.fleet.get_mut(&cluster) {
+                candidate.room = room;
+            }
+        }
     }
 }

@@ -3,12 +3,8 @@
 //! Derived from stored placements, stored reports and the decisions under way, so they survive a change of leader. A
 //! replica is seen once its agent reported it bound: the sketch that was sent before that report counts it already.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Controller;
 use crate::{
     flow::schedule::Room,
     model::{Demand, Report, Sketch, Uid, placement::Row, revision::Revision},
@@ -72,59 +68,6 @@ impl Reservations {
             room.take(demand, replicas);
         }
         room
-    }
-}
-
-impl Controller {
-    /// Reserves what of an Application's placement is still to come. While another one is being written, the larger of
-    /// both counts, for either may turn out to be stored.
-    pub(super) fn reserve(&mut self, application: &Uid) {
-        let written = self.lanes.get(application).and_then(|lane| lane.placement.clone());
-        let mut reserved = BTreeMap::new();
-        for placement in [self.index.placement(application), written].into_iter().flatten() {
-            for row in &placement.rows {
-                let more = self.outstanding(application, row);
-                let sum = |reserved: &Reserved| reserved.iter().map(|(_, n)| u64::from(*n)).sum::<u64>();
-                let known: &mut Reserved = reserved.entry(row.cluster.clone()).or_default();
-                if sum(&more) >= sum(known) {
-                    *known = more;
-                }
-            }
-        }
-        reserved.retain(|_, reserved| !reserved.is_empty());
-        self.reservations.set_all(application, reserved);
-    }
-
-    pub(super) fn reserve_in(&mut self, application: &Uid, cluster: &Uid) {
-        if self.lanes.get(application).is_some_and(|lane| lane.placement.is_some()) {
-            return self.reserve(application);
-        }
-        let placement = self.index.placement(application);
-        let row = placement.as_ref().and_then(|placement| placement.rows.iter().find(|row| row.cluster == *cluster));
-        let reserved = row.map(|row| self.outstanding(application, row)).unwrap_or_default();
-        self.reservations.set(cluster, application, reserved);
-    }
-
-    fn outstanding(&self, application: &Uid, row: &Row) -> Reserved {
-        let fresh = self.lanes.get(application).and_then(|lane| lane.revision.as_ref());
-        let fresh = fresh.filter(|(name, _)| *name == row.revision).map(|(_, revision)| revision.clone());
-        let stored = || self.index.snapshot(application, &row.revision).map(|snapshot| snapshot.revision.clone());
-        let Some(revision) = fresh.or_else(stored) else { return Vec::new() };
-        let report = self.index.report(application, &row.cluster);
-        let reported = report.and_then(|report| self.index.snapshot(application, &report.revision));
-        let reported = reported.map(|snapshot| snapshot.revision.as_ref());
-        outstanding(row, &revision, report.map(Arc::as_ref), reported)
-    }
-
-    /// Makes the rooms that changed anew, from sketches and reservations.
-    pub(super) fn refresh_rooms(&mut self) {
-        for cluster in self.reservations.take_stale() {
-            let sketch = self.members.get(&cluster).and_then(|member| member.sketch.as_ref());
-            let room = sketch.map(|sketch| self.reservations.room(&cluster, sketch));
-            if let Some(candidate) = self.fleet.get_mut(&cluster) {
-                candidate.room = room;
-            }
-        }
     }
 }
 

@@ -501,6 +501,11 @@ impl Member {
     }
 }
 
+/// What one pod of this template asks for.
+pub fn template_requests(template: &Value) -> Resources {
+    template::Template::of(template).demand.requests
+}
+
 fn namespace_ref(name: &str) -> ObjectRef {
     ObjectRef { gvk: GroupVersionKind::new("", "v1", "Namespace"), name: ObjectName::new("", name) }
 }

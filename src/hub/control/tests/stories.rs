@@ -196,7 +196,7 @@ fn a_former_leader_cannot_write_and_stops() {
         Effect::Commit { id, transaction } => Some((id, transaction)),
         _ => None,
     });
-    let (id, transaction) = commit.expect("a decision");
+    let (id, transaction) = commit.expect("the former leader still tries to write");
     let outcome = world.store.commit(transaction);
     assert!(matches!(outcome, Ok(Outcome::Conflict(_))));
     assert_eq!(former.step(world.now(), Event::Done { id, outcome }), [Effect::StepDown]);

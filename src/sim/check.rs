@@ -1,0 +1,463 @@
+//! Reads the whole state of a simulated world and lists which of the rules that never break are broken.
+//!
+//! Owns: what is remembered to tell it. Derived from what was stored, sent and written, never from what a part says of
+//! itself. Must never: change the world.
+
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+
+use serde_json::Value;
+
+use super::{
+    member::template_requests,
+    world::{Site, World},
+};
+use crate::{
+    agent::{cluster::OWNER_LABEL, ledger::Write},
+    hub::{keys, slices::Slices},
+    kinds,
+    model::{Digest, ObjectRef, Resources, Uid, Work, pointer, quantity::PODS, work::Manifest},
+    store::{Change, Key, mvcc::Mvcc, object},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub at_ms: u64,
+    /// Of DESIGN §6.
+    pub rule: u8,
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "at {} ms, rule {}: {}", self.at_ms, self.rule, self.what)
+    }
+}
+
+/// Who wrote to the hub's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    Person,
+    Hub,
+}
+
+#[derive(Debug, Default)]
+pub struct Checker {
+    pub violations: Vec<Violation>,
+    /// Transactions that the hub itself committed.
+    pub hub_writes: u64,
+    /// Per (cluster, application).
+    works: BTreeMap<(Uid, Uid), Arc<Work>>,
+    decided: BTreeMap<(Uid, Uid, u64), Digest>,
+    listed: BTreeSet<(Uid, Uid, ObjectRef)>,
+    ordered: BTreeSet<(Uid, Uid, ObjectRef)>,
+    /// Per (site, application): what its ledger said last.
+    ledgers: BTreeMap<(String, Uid), u64>,
+    /// Clusters that a person deleted.
+    departed: BTreeSet<Uid>,
+    last_intent_ms: u64,
+    /// Of every manifest ever decided, by the digest of its result.
+    shapes: BTreeMap<Digest, Shape>,
+    /// Works or rooms changed since rule 6 was checked.
+    unchecked: bool,
+}
+
+/// What a manifest asks of a cluster.
+#[derive(Debug, Default)]
+struct Shape {
+    replicas: Option<u32>,
+    /// Of one pod.
+    requests: Option<Resources>,
+}
+
+/// A person's word explains what happens within this time.
+const INTENT_MS: u64 = 60_000;
+
+impl Checker {
+    pub fn violate(&mut self, at_ms: u64, rule: u8, what: String) {
+        self.violations.push(Violation { at_ms, rule, what });
+    }
+
+    /// A transaction was committed.
+    pub fn committed(&mut self, now_ms: u64, author: Author, changes: &[Change]) {
+        match author {
+            Author::Person => self.last_intent_ms = now_ms,
+            Author::Hub => self.hub_writes += 1,
+        }
+        for change in changes {
+            if change.key.as_str().starts_with(&keys::prefix(&kinds::CLUSTER, None)) {
+                self.cluster_changed(author, change);
+            }
+            if author == Author::Hub && change.key.as_str().starts_with(&keys::prefix(&kinds::APPLICATION, None)) {
+                let spec = |entry: &Option<crate::store::Entry>| read(entry).map(|value| value["spec"].clone());
+                if let Some(after) = spec(&change.current)
+                    && spec(&change.previous) != Some(after)
+                {
+                    self.violate(now_ms, 16, format!("the hub wrote into the spec of {}", change.key));
+                }
+            }
+        }
+    }
+
+    fn cluster_changed(&mut self, author: Author, change: &Change) {
+        let deleting = |value: &Value| value["metadata"].get("deletionTimestamp").is_some();
+        let gone = read(&change.current).is_none_or(|value| deleting(&value));
+        if author == Author::Person
+            && gone
+            && let Some(previous) = read(&change.previous)
+        {
+            self.departed.insert(uid_of(&previous));
+        }
+    }
+
+    /// The index of works followed the store.
+    pub fn sliced(&mut self, now_ms: u64, slices: &Slices, store: &Mvcc, sites: &[Site]) {
+        let (revision, entries) = slices.list(None);
+        if revision == 0 {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.works);
+        for entry in entries {
+            let work = entry.work;
+            let key = (work.cluster.clone(), work.application_uid.clone());
+            let old = before.remove(&key);
+            if !old.as_ref().is_some_and(|old| Arc::ptr_eq(old, &work)) {
+                self.unchecked = true;
+                self.learn(&work, slices);
+                self.work_changed(now_ms, old.as_deref(), &work, store, sites);
+            }
+            self.works.insert(key, work);
+        }
+        for ((cluster, application), old) in before {
+            if self.departed.contains(&cluster) {
+                continue;
+            }
+            if !old.is_removal() {
+                let what = format!("{application} lost its place in {cluster} though nobody ordered anything removed");
+                self.violate(now_ms, 1, what);
+            }
+            self.unconfirmed(now_ms, &old, None, sites);
+        }
+    }
+
+    fn learn(&mut self, work: &Work, slices: &Slices) {
+        for manifest in &work.manifests {
+            if self.shapes.contains_key(&manifest.result) {
+                continue;
+            }
+            let bytes = slices.blob(&work.cluster, &manifest.blob);
+            let Some(mut object) = bytes.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) else {
+                continue;
+            };
+            for patch in &manifest.patches {
+                pointer::set(&mut object, &patch.pointer, patch.value.clone());
+            }
+            let replicas = object.pointer("/spec/replicas").and_then(Value::as_u64).map(|count| count as u32);
+            let requests = object.pointer("/spec/template").map(template_requests);
+            self.shapes.insert(manifest.result, Shape { replicas, requests });
+        }
+    }
+
+    fn replicas(&self, manifest: &Manifest) -> u32 {
+        self.shapes.get(&manifest.result).and_then(|shape| shape.replicas).unwrap_or_default()
+    }
+
+    fn work_changed(&mut self, now_ms: u64, old: Option<&Work>, work: &Work, store: &Mvcc, sites: &[Site]) {
+        let name = format!("{} in {}", work.application, work.cluster);
+        let (cluster, application) = (work.cluster.clone(), work.application_uid.clone());
+        let digest = work.digest();
+        let known = self.decided.insert((cluster.clone(), application.clone(), work.generation), digest);
+        if known.is_some_and(|known| known != digest) {
+            let what = format!("{name}: generation {} has two contents", work.generation);
+            self.violate(now_ms, 9, what);
+        }
+        if let Some(old) = old.filter(|old| old.generation > work.generation) {
+            let what = format!("{name}: generation fell from {} to {}", old.generation, work.generation);
+            self.violate(now_ms, 9, what);
+        }
+        for blob in work.blobs().filter(|blob| store.get(&Key::blob(blob)).is_none()) {
+            self.violate(now_ms, 11, format!("{name}: blob {} is not in the store", blob.short()));
+        }
+        for manifest in &work.manifests {
+            self.listed.insert((cluster.clone(), application.clone(), manifest.object.clone()));
+        }
+        for removal in &work.removals {
+            if removal.author.is_empty() || removal.revision.is_empty() {
+                self.violate(now_ms, 1, format!("{name}: the removal of {} has no author or revision", removal.object));
+            }
+            if work.manifests.iter().any(|manifest| manifest.object == removal.object) {
+                self.violate(now_ms, 8, format!("{name}: {} is both listed and removed", removal.object));
+            }
+            self.ordered.insert((cluster.clone(), application.clone(), removal.object.clone()));
+        }
+        let Some(old) = old else { return };
+        for manifest in &old.manifests {
+            let kept = work.manifests.iter().any(|new| new.object == manifest.object)
+                || work.removals.iter().any(|removal| removal.object == manifest.object);
+            if !kept && is_owned(sites, old, &manifest.object) {
+                self.violate(now_ms, 8, format!("{name}: {} is neither listed nor removed", manifest.object));
+            }
+            self.fall(now_ms, work, manifest);
+        }
+        self.unconfirmed(now_ms, old, Some(work), sites);
+    }
+
+    /// Rule 8: a removal stays until the object is gone, or is listed again.
+    fn unconfirmed(&mut self, now_ms: u64, old: &Work, new: Option<&Work>, sites: &[Site]) {
+        for removal in &old.removals {
+            let kept = new.is_some_and(|new| {
+                new.removals.iter().any(|kept| kept.object == removal.object)
+                    || new.manifests.iter().any(|manifest| manifest.object == removal.object)
+            });
+            if !kept && is_owned(sites, old, &removal.object) {
+                let what = format!(
+                    "{} in {}: the removal of {} was dropped while it is there",
+                    old.application, old.cluster, removal.object
+                );
+                self.violate(now_ms, 8, what);
+            }
+        }
+    }
+
+    /// Rule 2: replicas fall by a person's word only.
+    fn fall(&mut self, now_ms: u64, new: &Work, manifest: &Manifest) {
+        let before = self.replicas(manifest);
+        let same = new.manifests.iter().find(|new| new.object == manifest.object);
+        let after = same.map_or(0, |same| self.replicas(same));
+        if after < before && now_ms > self.last_intent_ms + INTENT_MS {
+            let (application, cluster, object) = (&new.application, &new.cluster, &manifest.object);
+            let what =
+                format!("{application} in {cluster}: {object} fell from {before} to {after}, and nobody said so");
+            self.violate(now_ms, 2, what);
+        }
+    }
+
+    /// An agent's delete hit an object of this owner.
+    pub fn deleted(&mut self, now_ms: u64, site: &Site, object: &ObjectRef, owner: Option<&str>) {
+        let place = &site.name;
+        let Some(owner) = owner else {
+            return self.violate(now_ms, 1, format!("{place}: {object} was deleted, which is not ours"));
+        };
+        let owner = Uid::from(owner);
+        if !self.ordered.contains(&(site.cluster.clone(), owner.clone(), object.clone())) {
+            return self.violate(now_ms, 1, format!("{place}: {object} was deleted, which no removal ordered"));
+        }
+        let entries = site.ledger_entries();
+        let Some(entry) = entries.get(&owner) else {
+            return self.violate(now_ms, 8, format!("{place}: {object} was deleted, of which the ledger says nothing"));
+        };
+        if !entry.work.removals.iter().any(|removal| removal.object == *object) {
+            let what = format!("{place}: {object} was deleted, which generation {} lists", entry.work.generation);
+            return self.violate(now_ms, 8, what);
+        }
+        let unapplied = entry.work.manifests.iter().map(|manifest| &manifest.object);
+        let unapplied = unapplied.filter(|object| site.member.uid(&located(&entry.work, object)).is_none());
+        if let Some(missing) = unapplied.cloned().next() {
+            self.violate(now_ms, 8, format!("{place}: {object} was removed before {missing} was applied"));
+        }
+    }
+
+    /// An agent's apply succeeded; `before` is the owner of what was there.
+    pub fn applied(
+        &mut self,
+        now_ms: u64,
+        site: &Site,
+        object: &ObjectRef,
+        before: Option<Option<String>>,
+        value: &Value,
+    ) {
+        let place = &site.name;
+        let Some(owner) = value["metadata"]["labels"][OWNER_LABEL].as_str() else {
+            return self.violate(now_ms, 8, format!("{place}: {object} was applied without its owner"));
+        };
+        if before.is_some_and(|before| before.as_deref() != Some(owner)) {
+            self.violate(now_ms, 8, format!("{place}: {object} was applied over what is not ours"));
+        }
+        if !self.listed.contains(&(site.cluster.clone(), Uid::from(owner), object.clone())) {
+            self.violate(now_ms, 11, format!("{place}: {object} was applied, which no work lists"));
+        }
+    }
+
+    /// An agent starts, with what its ledger holds.
+    pub fn agent_started(&mut self, now_ms: u64, site: &Site) {
+        let entries = site.ledger_entries();
+        let known = self.ledgers.iter().filter(|((name, _), _)| *name == site.name);
+        let lost = known.filter(|((_, application), generation)| {
+            entries.get(application).is_none_or(|entry| entry.work.generation < **generation)
+        });
+        let lost = lost.map(|((_, application), generation)| (application.clone(), *generation)).collect::<Vec<_>>();
+        for (application, generation) in lost {
+            self.violate(now_ms, 7, format!("{}: the ledger lost {application} at generation {generation}", site.name));
+        }
+    }
+
+    /// An agent joined anew, with an empty ledger.
+    pub fn ledger_discarded(&mut self, site: &str) {
+        self.ledgers.retain(|(name, _), _| name != site);
+    }
+
+    /// An agent wrote its ledger.
+    pub fn ledger_written(&mut self, now_ms: u64, site: &Site, writes: &[Write]) {
+        let name = &site.name;
+        for write in writes {
+            match write {
+                Write::Entry { entry, .. } => {
+                    let (application, generation) = (&entry.work.application_uid, entry.work.generation);
+                    let known = self.ledgers.insert((name.clone(), application.clone()), generation);
+                    if let Some(known) = known.filter(|known| *known > generation) {
+                        let what = format!("{name}: {application} went back from generation {known} to {generation}");
+                        self.violate(now_ms, 9, what);
+                    }
+                    let decided = self.decided.get(&(site.cluster.clone(), application.clone(), generation));
+                    if decided != Some(&entry.work.digest()) {
+                        let what = format!("{name}: generation {generation} of {application} is not what was decided");
+                        self.violate(now_ms, 9, what);
+                    }
+                }
+                Write::Forget(application) => {
+                    self.ledgers.remove(&(name.clone(), application.clone()));
+                    let mut left = site.member.objects();
+                    if let Some(left) = left.find(|object| site.member.owner(object) == Some(&application.0)) {
+                        self.violate(now_ms, 8, format!("{name}: {application} was forgotten while {left} is there"));
+                    }
+                }
+                Write::Session(_) => {}
+            }
+        }
+    }
+
+    /// Rule 6, where only what the hub divided runs in a cluster: what is decided never exceeds what is there.
+    pub fn oversubscribed(&mut self, now_ms: u64, site: &Site) {
+        let (mut decided, mut parts) = (Resources::default(), Vec::new());
+        for work in self.works.values().filter(|work| work.cluster == site.cluster) {
+            for manifest in &work.manifests {
+                let Some(shape) = self.shapes.get(&manifest.result) else { continue };
+                let Some(requests) = &shape.requests else { continue };
+                let count = shape.replicas.unwrap_or(1);
+                parts.push(format!("{} {count} of {:?}", manifest.object.name.name, requests.0));
+                decided.add(requests, count.into());
+                decided.add(&Resources::of([(PODS, 1)]), count.into());
+            }
+        }
+        let mut allocatable = Resources::default();
+        for node in site.member.nodes() {
+            allocatable.add(&node.allocatable, 1);
+        }
+        for (name, amount) in decided.0.iter().filter(|(name, amount)| **amount > allocatable.get(name)) {
+            let (place, there) = (&site.name, allocatable.get(name));
+            let parts = parts.join(", ");
+            self.violate(now_ms, 6, format!("{place}: {amount} of {name} is decided where {there} is: {parts}"));
+        }
+    }
+
+    /// Replicas that are decided for an Application, by cluster uid.
+    pub fn placement(&self, application: &str) -> BTreeMap<Uid, u32> {
+        let works = self.works.values().filter(|work| work.application.name == application && !work.is_removal());
+        works.map(|work| (work.cluster.clone(), work.manifests.iter().map(|m| self.replicas(m)).sum())).collect()
+    }
+
+    pub fn works(&self) -> &BTreeMap<(Uid, Uid), Arc<Work>> {
+        &self.works
+    }
+
+    pub fn has_departed(&self, cluster: &Uid) -> bool {
+        self.departed.contains(cluster)
+    }
+}
+
+impl World {
+    /// What must hold once everything is healed and at rest.
+    pub fn check_at_rest(&mut self) {
+        let now_ms = self.now_ms();
+        let mut found: Vec<(u8, String)> = Vec::new();
+        for site in self.sites() {
+            if self.check.has_departed(&site.cluster) {
+                continue;
+            }
+            let works = self.check.works().iter().filter(|((cluster, _), _)| *cluster == site.cluster);
+            let works = works.map(|((_, application), work)| (application, work)).collect::<BTreeMap<_, _>>();
+            let ledger = site.ledger_entries();
+            for (application, work) in &works {
+                let held = ledger.get(*application).map(|entry| entry.work.generation);
+                if held != Some(work.generation) {
+                    let what = format!(
+                        "generation {} of {} is decided, the ledger holds {held:?}",
+                        work.generation, work.application
+                    );
+                    found.push((11, format!("{}: {what}", site.name)));
+                }
+                for manifest in &work.manifests {
+                    let object = located(work, &manifest.object);
+                    let foreign = site.member.uid(&object).is_some() && site.member.owner(&object).is_none();
+                    if site.member.owner(&object) != Some(&application.0) && !foreign {
+                        found.push((11, format!("{}: {object} is decided and not there", site.name)));
+                    }
+                }
+            }
+            for object in site.member.objects() {
+                let Some(owner) = site.member.owner(object) else { continue };
+                let listed = |work: &&Arc<Work>| work.manifests.iter().any(|m| located(work, &m.object) == *object);
+                if !site.was_orphaned && !works.get(&Uid::from(owner)).is_some_and(listed) {
+                    found.push((8, format!("{}: {object} of {owner} was left behind", site.name)));
+                }
+            }
+        }
+        for application in self.objects(&kinds::APPLICATION) {
+            if application["metadata"].get("deletionTimestamp").is_some() {
+                found.push((8, format!("{} is still being deleted", application["metadata"]["name"])));
+            }
+        }
+        for (rule, what) in found {
+            self.check.violate(now_ms, rule, what);
+        }
+    }
+
+    /// Rule 6, for fleets where only what the hub divided runs.
+    pub fn check_room(&mut self) {
+        if !std::mem::take(&mut self.check.unchecked) {
+            return;
+        }
+        let now_ms = self.now_ms();
+        let mut check = std::mem::take(&mut self.check);
+        for site in self.sites() {
+            check.oversubscribed(now_ms, site);
+        }
+        self.check = check;
+    }
+
+    /// Rule 13: lets `ms` pass in which nothing may be written, by the hub or in a member.
+    pub fn check_silence(&mut self, ms: u64) {
+        let counts = |world: &Self| world.sites().iter().map(|site| site.member.counts()).collect::<Vec<_>>();
+        let (writes, members) = (self.check.hub_writes, counts(self));
+        self.run_for(ms);
+        let now_ms = self.now_ms();
+        if self.check.hub_writes > writes {
+            let what = format!("the hub wrote {} times when nothing changed", self.check.hub_writes - writes);
+            self.check.violate(now_ms, 13, what);
+        }
+        if counts(self) != members {
+            self.check.violate(now_ms, 13, "an agent wrote to its member when nothing changed".to_owned());
+        }
+    }
+}
+
+/// The object as it is called in the member.
+fn located(work: &Work, object: &ObjectRef) -> ObjectRef {
+    let mut object = object.clone();
+    if object.name.namespace.is_empty() {
+        object.name.namespace.clone_from(&work.application.namespace);
+    }
+    object
+}
+
+fn is_owned(sites: &[Site], work: &Work, object: &ObjectRef) -> bool {
+    let site = sites.iter().find(|site| site.cluster == work.cluster);
+    site.is_some_and(|site| site.member.owner(&located(work, object)) == Some(&work.application_uid.0))
+}
+
+fn read(entry: &Option<crate::store::Entry>) -> Option<Value> {
+    serde_json::from_slice(&object::json(&entry.as_ref()?.value).ok()?).ok()
+}
+
+fn uid_of(value: &Value) -> Uid {
+    Uid::from(value["metadata"]["uid"].as_str().unwrap_or_default())
+}
