@@ -275,7 +275,7 @@ async fn an_agent_sends_nothing_to_a_hub_that_its_token_does_not_pin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compromised_agent_gets_no_blob_that_its_own_works_do_not_list() {
+async fn rule_10_a_compromised_agent_gets_no_blob_that_its_own_works_do_not_list() {
     let target = Target::start().await;
     let secret = Bytes::from_static(br#"{"kind":"Secret","of":"another cluster"}"#);
     let digest = Digest::of(&secret);
@@ -295,7 +295,7 @@ async fn a_compromised_agent_gets_no_blob_that_its_own_works_do_not_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compromised_agent_reports_for_no_other_cluster() {
+async fn rule_10_a_compromised_agent_reports_for_no_other_cluster() {
     let target = Target::start().await;
     let (eu, _) = target.join("eu").await;
     let (us, _) = target.join("us").await;

@@ -21,7 +21,7 @@ const WRITERS: usize = 4;
 const KILLS_PER_LOOK: u64 = 3;
 
 #[tokio::test]
-async fn rule_7_an_acknowledged_write_survives_kill_9() {
+async fn rule_07_an_acknowledged_write_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeMap::new();
     for kill in 1..=KILLS {

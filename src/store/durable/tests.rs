@@ -139,7 +139,7 @@ async fn a_database_of_somebody_else_is_refused() {
 
 /// Of the sectors of the write that was under way when power failed, any may have reached the disk.
 #[tokio::test]
-async fn rule_7_an_acknowledged_write_survives_torn_sectors() {
+async fn rule_07_an_acknowledged_write_survives_torn_sectors() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let mut torn_inside = 0;

@@ -18,7 +18,7 @@ const LIVES: usize = 4;
 const GROUPS_PER_LIFE: u64 = 12;
 
 #[test]
-fn rule_7_an_acknowledged_write_survives_power_loss() {
+fn rule_07_an_acknowledged_write_survives_power_loss() {
     for seed in 0..SEEDS {
         World::new(seed).run();
     }

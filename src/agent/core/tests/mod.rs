@@ -67,7 +67,7 @@ fn a_work_enters_the_ledger_only_with_all_its_bytes_whole_and_true() {
 }
 
 #[test]
-fn rule_1_silence_absence_emptiness_errors_and_restarts_delete_nothing() {
+fn rule_01_silence_absence_emptiness_errors_and_restarts_delete_nothing() {
     let mut rig = running();
     let other = rig.work("other", 1, &[("api", "v1")]);
     rig.send(&other);
@@ -98,7 +98,7 @@ fn rule_1_silence_absence_emptiness_errors_and_restarts_delete_nothing() {
 }
 
 #[test]
-fn rule_8_removals_come_last_and_stay_until_they_are_confirmed() {
+fn rule_08_removals_come_last_and_stay_until_they_are_confirmed() {
     let mut rig = running();
     let mut next = rig.work("app", 2, &[("api", "v1")]);
     let uid = rig.member.uid(&deployment("web"));
@@ -125,7 +125,7 @@ fn rule_8_removals_come_last_and_stay_until_they_are_confirmed() {
 }
 
 #[test]
-fn rule_8_the_ledger_forgets_only_finished_removals_that_the_hub_released() {
+fn rule_08_the_ledger_forgets_only_finished_removals_that_the_hub_released() {
     let mut rig = running();
     let mut last = rig.work("app", 2, &[]);
     last.removals = vec![removal("web", None, ApplicationDeleted, "ann")];
@@ -147,7 +147,7 @@ fn rule_8_the_ledger_forgets_only_finished_removals_that_the_hub_released() {
 }
 
 #[test]
-fn rule_8_going_back_to_what_was_removed_keeps_it() {
+fn rule_08_going_back_to_what_was_removed_keeps_it() {
     let mut rig = running();
     let uid = rig.member.uid(&deployment("web"));
     // A→B→A, where the hub still carries B's removal.
@@ -160,7 +160,7 @@ fn rule_8_going_back_to_what_was_removed_keeps_it() {
 }
 
 #[test]
-fn rule_8_what_is_not_ours_is_neither_changed_nor_removed() {
+fn rule_08_what_is_not_ours_is_neither_changed_nor_removed() {
     let mut rig = start();
     rig.connect();
     let foreign = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"},
@@ -197,7 +197,7 @@ fn what_stood_in_the_way_and_goes_is_followed_by_ours() {
 }
 
 #[test]
-fn rule_9_the_agent_acts_only_forward_within_an_incarnation() {
+fn rule_09_the_agent_acts_only_forward_within_an_incarnation() {
     let mut rig = running();
     let third = rig.work("app", 3, &[("web", "v3")]);
     rig.send(&third);
@@ -230,7 +230,7 @@ fn rule_9_the_agent_acts_only_forward_within_an_incarnation() {
 }
 
 #[test]
-fn rule_9_pending_removals_wait_while_the_hub_is_foreign() {
+fn rule_09_pending_removals_wait_while_the_hub_is_foreign() {
     let mut rig = running();
     rig.member.paused_until = Some(at(300_000).wall.to_string());
     rig.pass(31_000);

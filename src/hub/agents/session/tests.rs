@@ -229,7 +229,7 @@ fn a_reconnecting_agent_with_a_finished_work_is_released() {
 }
 
 #[test]
-fn own_blobs_come_in_chunks_and_foreign_ones_do_not_come() {
+fn rule_10_own_blobs_come_in_chunks_and_foreign_ones_do_not_come() {
     let (mut session, _) = open(&[work("a", 1, &["x"])], hello());
     drain(&mut session);
     let foreign = blob("of another cluster");
@@ -262,7 +262,7 @@ fn a_work_that_changes_while_it_is_fetched_is_no_offence_and_fishing_is() {
 }
 
 #[test]
-fn a_report_in_anothers_name_ends_the_stream_and_goes_nowhere() {
+fn rule_10_a_report_in_anothers_name_ends_the_stream_and_goes_nowhere() {
     let (mut session, _) = open(&[work("a", 1, &["x"])], hello());
     let forged = Report { cluster: "eu-uid-2".into(), ..report("a", 1) };
     let effects = session.step(at(1), say(ToHub::Report(Box::new(forged))));
