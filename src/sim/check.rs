@@ -250,8 +250,8 @@ impl Checker {
             return self.violate(now_ms, 8, what);
         }
         let unapplied = entry.work.manifests.iter().map(|manifest| &manifest.object);
-        let unapplied = unapplied.filter(|object| site.member.uid(&located(&entry.work, object)).is_none());
-        if let Some(missing) = unapplied.cloned().next() {
+        let mut unapplied = unapplied.filter(|object| site.member.uid(&located(&entry.work, object)).is_none());
+        if let Some(missing) = unapplied.next().cloned() {
             self.violate(now_ms, 8, format!("{place}: {object} was removed before {missing} was applied"));
         }
     }
