@@ -24,6 +24,7 @@ mod kubectl_api;
 
 mod agent_kube;
 mod hostile_agent;
+mod quickstart;
 mod scenarios_application;
 mod scenarios_joining;
 mod scenarios_outage;

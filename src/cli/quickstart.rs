@@ -3,6 +3,7 @@
 //! The hub, its API, the tokens, the agents and their streams are the ordinary ones; only the Kubernetes clusters at
 //! the far end are simulated, and it says so. With `--attach` real ones join beside them.
 
+mod attached;
 mod client;
 mod fleet;
 mod screen;
@@ -17,6 +18,7 @@ use std::{
 };
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{screen::Screen, stage::Stage};
 
@@ -68,13 +70,23 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn interruptible(mut stage: Stage, args: &Args, temporary: bool) -> (Stage, anyhow::Result<ExitCode>) {
     let outcome = tokio::select! {
         outcome = show(&mut stage, args, temporary) => outcome,
-        signal = tokio::signal::ctrl_c() => signal.context("cannot listen for Ctrl-C").map(|()| {
-            // 130 is what shells expect of a program that was interrupted; a demonstration that was watched to its end
-            // by hand has done what was asked for.
-            if args.once { ExitCode::from(130) } else { ExitCode::SUCCESS }
+        interrupted = interrupted() => interrupted.map(|()| {
+            // A tour that was broken off has not shown what it should; a table that was watched has.
+            if args.once { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }),
     };
     (stage, outcome)
+}
+
+/// Ctrl-C, or a polite kill.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 async fn show(stage: &mut Stage, args: &Args, temporary: bool) -> anyhow::Result<ExitCode> {

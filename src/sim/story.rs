@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     /// Seeds of every ordinary test run; more with `HANSE_SEEDS`.
-    const SEEDS: u64 = 200;
+    const SEEDS: u64 = 100;
     const SHARDS: u64 = 2;
 
     fn number(variable: &str) -> Option<u64> {

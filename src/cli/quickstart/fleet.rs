@@ -9,11 +9,11 @@ use anyhow::Context;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Hub;
+use super::{attached::Attached, client::Hub};
 use crate::{
     agent::{
         self,
-        cluster::{Cluster, kube::KubeCluster},
+        cluster::Cluster,
         core,
         identity::{self, Keep},
         join,
@@ -32,8 +32,10 @@ const NODE_MEMORY: i64 = 8 << 30;
 pub struct Member {
     pub name: String,
     pub region: String,
-    /// Absent where the member is a real one.
+    /// Absent where it is a real one.
     pub simulated: Option<SimulatedCluster>,
+    /// Present where it is.
+    pub attached: Option<Attached>,
     cluster: Arc<dyn Cluster>,
     keep: Arc<dyn Keep>,
     /// Where its agent keeps its identity and ledger.
@@ -58,17 +60,19 @@ impl Member {
     fn new(name: &str, cluster: Arc<dyn Cluster>, dir: &Path) -> anyhow::Result<Self> {
         let dir = dir.join(name);
         let keep: Arc<dyn Keep> = Arc::new(identity::Directory::open(&dir)?);
-        Ok(Self { name: name.to_owned(), region: String::new(), simulated: None, cluster, keep, dir, agent: None })
+        let (simulated, attached) = (None, None);
+        Ok(Self { name: name.to_owned(), region: String::new(), simulated, attached, cluster, keep, dir, agent: None })
     }
 
     /// A real cluster of the user's kubeconfig, named after its context.
     pub async fn attached(context: &str, dir: &Path) -> anyhow::Result<Self> {
-        let cluster = KubeCluster::connect(None, Some(context)).await;
-        let cluster = Arc::new(cluster.with_context(|| format!("cannot use the context {context}"))?);
+        let attached = Attached::open(context).await?;
+        let cluster = Arc::new(attached.cluster.clone());
         let facts = cluster.facts().await.with_context(|| format!("cannot reach the cluster of context {context}"))?;
         let word = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
         let name = context.chars().map(word).take(63).collect::<String>();
-        Ok(Self { region: facts.region, ..Self::new(name.trim_matches('-'), cluster, dir)? })
+        let member = Self::new(name.trim_matches('-'), cluster, dir)?;
+        Ok(Self { region: facts.region, attached: Some(attached), ..member })
     }
 
     /// Joins by an ordinary token, unless it did in an earlier run, and starts the agent.

@@ -2,15 +2,22 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 /// Apps × clusters at one moment.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Picture {
-    /// Name and whether it is Ready.
-    pub clusters: Vec<(String, String)>,
+    pub clusters: Vec<Cluster>,
     pub lines: Vec<Line>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cluster {
+    pub name: String,
+    /// The status of its condition Ready.
+    pub ready: String,
+    /// Its agent has said how much room it has: from then on replicas are divided over it.
+    pub is_measured: bool,
 }
 
 /// One component of one Application.
@@ -25,6 +32,16 @@ pub struct Line {
 }
 
 impl Picture {
+    /// How many clusters are up and can be placed on.
+    pub fn available(&self) -> usize {
+        self.clusters.iter().filter(|cluster| cluster.ready == "True" && cluster.is_measured).count()
+    }
+
+    /// The status of a cluster's condition Ready.
+    pub fn ready(&self, name: &str) -> Option<&str> {
+        self.clusters.iter().find(|cluster| cluster.name == name).map(|cluster| cluster.ready.as_str())
+    }
+
     /// Whether every Application runs as it should.
     pub fn is_running(&self) -> bool {
         !self.lines.is_empty() && self.lines.iter().all(|line| line.phase == "running")
@@ -45,17 +62,18 @@ impl Picture {
             json!({"application": line.application, "component": line.component, "phase": line.phase,
                 "clusters": Value::Object(cells.collect())})
         });
-        let clusters = self.clusters.iter().map(|(name, ready)| json!({"name": name, "ready": ready}));
+        let clusters = self.clusters.iter().map(|cluster| json!({"name": cluster.name, "ready": cluster.ready}));
         json!({"event": "picture", "clusters": clusters.collect::<Vec<_>>(), "lines": lines.collect::<Vec<_>>()})
     }
 }
 
-/// Columns for clusters; the rest is summed up in one.
-const CLUSTERS_MAX: usize = 8;
+/// Of a terminal that does not say.
+const WIDTH: usize = 80;
 
 pub struct Screen {
     json: bool,
     terminal: bool,
+    colours: bool,
     /// Lines of the table on the terminal, which the next one replaces.
     drawn: usize,
     last: Option<Picture>,
@@ -63,7 +81,9 @@ pub struct Screen {
 
 impl Screen {
     pub fn new(json: bool, terminal: bool) -> Self {
-        Self { json, terminal, drawn: 0, last: None }
+        // https://no-color.org
+        let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { json, terminal, colours, drawn: 0, last: None }
     }
 
     pub fn note(&mut self, text: &str) {
@@ -73,7 +93,7 @@ impl Screen {
     /// A step of the tour that was checked.
     pub fn step(&mut self, title: &str, detail: &str, took: Duration, passed: bool) {
         let (mark, seconds) = (if passed { "✓" } else { "✗" }, took.as_secs_f64());
-        let mark = match (self.terminal, passed) {
+        let mark = match (self.colours, passed) {
             (false, _) => mark.to_owned(),
             (true, true) => format!("\x1b[32m{mark}\x1b[0m"),
             (true, false) => format!("\x1b[31m{mark}\x1b[0m"),
@@ -110,7 +130,7 @@ impl Screen {
         if self.json {
             print_line(&picture.json().to_string());
         } else if self.terminal {
-            let text = table(picture, true);
+            let text = table(picture, width(), self.colours);
             if self.drawn > 0 {
                 // Up to where the last table began, and clear from there.
                 print!("\x1b[{}A\x1b[J", self.drawn);
@@ -122,11 +142,10 @@ impl Screen {
             let is_new = |line: &&Line| !known.is_some_and(|known| known.lines.contains(line));
             let changed = picture.lines.iter().filter(is_new);
             changed.for_each(|line| print_line(&plain(line)));
-            let silent = |(name, ready): &&(String, String)| {
-                known.is_some_and(|known| !known.clusters.contains(&(name.clone(), ready.clone())))
-            };
-            picture.clusters.iter().filter(silent).for_each(|(name, ready)| {
-                print_line(&format!("cluster {name} Ready={ready}"));
+            let is_other =
+                |cluster: &&Cluster| known.is_some_and(|known| known.ready(&cluster.name) != Some(&cluster.ready));
+            picture.clusters.iter().filter(is_other).for_each(|cluster| {
+                print_line(&format!("cluster {} Ready={}", cluster.name, cluster.ready));
             });
         }
         self.last = Some(picture.clone());
@@ -143,6 +162,10 @@ impl Screen {
     }
 }
 
+fn width() -> usize {
+    comfy_table::Table::new().width().map_or(WIDTH, usize::from).max(WIDTH / 2)
+}
+
 /// A reader that went away (`| head`) is no reason to fail.
 fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
@@ -155,47 +178,71 @@ fn plain(line: &Line) -> String {
     format!("{name:<24} {:<16} {}", line.phase, cells.collect::<Vec<_>>().join("  "))
 }
 
-fn table(picture: &Picture, colours: bool) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    let shown = &picture.clusters[..picture.clusters.len().min(CLUSTERS_MAX)];
-    let rest = &picture.clusters[shown.len()..];
-    let paint = |cell: Cell, good: bool| match (colours, good) {
-        (false, _) => cell,
-        (true, true) => cell.fg(Color::Green),
-        (true, false) => cell.fg(Color::Yellow),
+/// Columns of the table but for the clusters': names are cut at these widths.
+const APPLICATION_WIDTH: usize = 16;
+const COMPONENT_WIDTH: usize = 16;
+const PHASE_WIDTH: usize = 16;
+
+/// As many clusters as `width` has room for; the rest is summed up in one column.
+fn table(picture: &Picture, width: usize, colours: bool) -> String {
+    let longest = picture.clusters.iter().map(|cluster| cluster.name.chars().count()).max().unwrap_or(0);
+    // "Unknown" and "100/100" are seven.
+    let cell_width = longest.clamp(7, 16) + 2;
+    let room = width.saturating_sub(APPLICATION_WIDTH + COMPONENT_WIDTH + PHASE_WIDTH + 4) / cell_width;
+    let shown = match picture.clusters.len() {
+        count if count <= room.max(1) => count,
+        _ => room.max(2) - 1,
     };
-    let mut header = vec![Cell::new("APPLICATION"), Cell::new("COMPONENT")];
-    for (name, ready) in shown {
-        let words = if ready == "True" { name.clone() } else { format!("{name}\n{ready}") };
-        header.push(paint(Cell::new(words), ready == "True").set_alignment(CellAlignment::Right));
+    let (shown, rest) = picture.clusters.split_at(shown.min(picture.clusters.len()));
+    let paint = |text: String, good: bool| match (colours, good) {
+        (false, _) => text,
+        (true, true) => format!("\x1b[32m{text}\x1b[0m"),
+        (true, false) => format!("\x1b[33m{text}\x1b[0m"),
+    };
+    let left = |text: &str, width: usize| format!("{:<width$} ", cut(text, width));
+    let right = |text: &str| format!("{:>cell_width$}", cut(text, cell_width - 2));
+    let mut header = left("APPLICATION", APPLICATION_WIDTH) + &left("COMPONENT", COMPONENT_WIDTH);
+    let mut states = " ".repeat(APPLICATION_WIDTH + COMPONENT_WIDTH + 2);
+    for Cluster { name, ready, .. } in shown {
+        header.push_str(&right(name));
+        let state = if ready == "True" { "Ready" } else { ready };
+        states.push_str(&paint(right(state), ready == "True"));
     }
     if !rest.is_empty() {
-        header.push(Cell::new(format!("{} more", rest.len())).set_alignment(CellAlignment::Right));
+        header.push_str(&right(&format!("{} more", rest.len())));
+        let ready = rest.iter().filter(|cluster| cluster.ready == "True").count();
+        states.push_str(&paint(right(&format!("{ready} up")), ready == rest.len()));
     }
-    header.push(Cell::new("PHASE"));
-    table.set_header(header);
+    let mut lines = vec![header + "  PHASE", states];
     let mut previous = "";
     for line in &picture.lines {
-        let name = if line.application == previous { "" } else { &line.application };
+        let repeated = line.application == previous;
         previous = &line.application;
-        let mut row = vec![Cell::new(name), Cell::new(&line.component)];
-        for (cluster, _) in shown {
-            let cell = match line.cells.get(cluster) {
-                Some((ready, desired)) => paint(Cell::new(format!("{ready}/{desired}")), ready == desired),
-                None => Cell::new("·"),
-            };
-            row.push(cell.set_alignment(CellAlignment::Right));
+        let name = if repeated { "" } else { &line.application };
+        let mut row = left(name, APPLICATION_WIDTH) + &left(&line.component, COMPONENT_WIDTH);
+        for cluster in shown {
+            row.push_str(&match line.cells.get(&cluster.name) {
+                Some((ready, desired)) => paint(right(&format!("{ready}/{desired}")), ready == desired),
+                None => right("·"),
+            });
         }
         if !rest.is_empty() {
-            let others = rest.iter().filter_map(|(cluster, _)| line.cells.get(cluster));
+            let others = rest.iter().filter_map(|cluster| line.cells.get(&cluster.name));
             let (ready, desired) = others.fold((0, 0), |(a, b), (ready, desired)| (a + ready, b + desired));
-            row.push(Cell::new(format!("{ready}/{desired}")).set_alignment(CellAlignment::Right));
+            row.push_str(&paint(right(&format!("{ready}/{desired}")), ready == desired));
         }
-        row.push(paint(Cell::new(if name.is_empty() { "" } else { &line.phase }), line.phase == "running"));
-        table.add_row(row);
+        let phase = if repeated { String::new() } else { format!("  {}", cut(&line.phase, PHASE_WIDTH)) };
+        lines.push(row + &paint(phase, line.phase == "running"));
     }
-    table.to_string()
+    lines.join("\n")
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept = text.chars().take(width.saturating_sub(1));
+    kept.chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -203,8 +250,9 @@ mod tests {
     use super::*;
 
     fn picture(clusters: usize) -> Picture {
-        let clusters = (0..clusters).map(|index| (format!("c{index}"), "True".to_owned())).collect::<Vec<_>>();
-        let cells = clusters.iter().map(|(name, _)| (name.clone(), (1, 2))).collect();
+        let cluster = |index| Cluster { name: format!("c{index}"), ready: "True".into(), is_measured: true };
+        let clusters = (0..clusters).map(cluster).collect::<Vec<_>>();
+        let cells = clusters.iter().map(|cluster| (cluster.name.clone(), (1, 2))).collect();
         let line = Line {
             application: "shop".into(),
             component: "web".into(),
@@ -217,9 +265,22 @@ mod tests {
 
     #[test]
     fn a_large_fleet_is_summed_up_in_one_column() {
-        let text = table(&picture(1000), false);
-        assert!(text.contains("992 more") && text.contains("992/1984"), "{text}");
-        assert!(!table(&picture(3), false).contains("more"));
+        let text = table(&picture(1000), 100, false);
+        assert!(text.contains("996 more") && text.contains("996/1992"), "{text}");
+        assert!(!table(&picture(3), 100, false).contains("more"));
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_one_cluster_and_the_sum_of_the_others() {
+        let text = table(&picture(3), 40, false);
+        assert!(text.contains("c0") && text.contains("2 more") && text.contains("2/4"), "{text}");
+    }
+
+    #[test]
+    fn a_long_name_is_cut() {
+        assert_eq!(cut("storefront", 6), "store…");
+        assert_eq!(cut("store", 6), "store");
     }
 
     #[test]

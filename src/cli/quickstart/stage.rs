@@ -3,17 +3,17 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use super::{
     EXAMPLES, client,
     fleet::{self, Member},
-    screen::{Line, Picture, Screen},
+    screen::{Cluster, Line, Picture, Screen},
 };
 use crate::{hub, kinds};
 
@@ -21,6 +21,9 @@ use crate::{hub, kinds};
 const GRACE: Duration = Duration::from_secs(7);
 /// How long attached clusters have to confirm that everything is removed.
 const WITHDRAWAL_MAX: Duration = Duration::from_secs(30);
+/// Nothing that is waited for may take longer.
+pub const STEP_MAX: Duration = Duration::from_secs(30);
+pub const POLL: Duration = Duration::from_millis(100);
 /// Members that join at the same time.
 const JOINING_MAX: usize = 16;
 
@@ -74,7 +77,25 @@ impl Stage {
         let hub = self.hub.as_ref().context("the hub is stopped")?;
         let (api, url, pin) = (&self.api, &self.url, hub.pki.pin());
         let joins = self.members.iter_mut().map(|member| member.join(api, url, pin));
-        futures::stream::iter(joins).buffer_unordered(JOINING_MAX).try_collect::<Vec<_>>().await.map(drop)
+        futures::stream::iter(joins).buffer_unordered(JOINING_MAX).try_collect::<Vec<_>>().await?;
+        // What is applied before a cluster has said how much room it has is placed without it.
+        let count = self.members.len();
+        self.until("every cluster is Ready and measured", |picture| picture.available() == count).await.map(drop)
+    }
+
+    /// Waits for the picture to be so.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Picture) -> bool) -> anyhow::Result<Picture> {
+        let deadline = Instant::now() + STEP_MAX;
+        loop {
+            let picture = self.picture().await?;
+            if is_so(&picture) {
+                return Ok(picture);
+            }
+            if Instant::now() > deadline {
+                bail!("not within {} s: {what}; last seen {picture:?}", STEP_MAX.as_secs());
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// The names of what was applied.
@@ -100,12 +121,16 @@ impl Stage {
     /// Stops everything that was started. Simulated members are gone with it; what was applied to real ones is removed
     /// first, as far as they answer.
     pub async fn close(&mut self) {
-        if self.members.iter().any(|member| member.simulated.is_none())
-            && let Err(error) = self.withdraw().await
-        {
+        let attached = self.members.iter().any(|member| member.attached.is_some());
+        let withdrawn = if attached { self.withdraw().await } else { Ok(()) };
+        futures::future::join_all(self.members.iter_mut().map(Member::stop)).await;
+        let mut outcomes = vec![withdrawn];
+        for attached in self.members.iter().filter_map(|member| member.attached.as_ref()) {
+            outcomes.push(attached.close().await);
+        }
+        for error in outcomes.into_iter().filter_map(Result::err) {
             self.screen.note(&format!("not everything was removed from the attached clusters: {error:#}"));
         }
-        futures::future::join_all(self.members.iter_mut().map(Member::stop)).await;
         self.stop_hub().await;
     }
 
@@ -134,7 +159,12 @@ impl Stage {
         let clusters = self.api.list(&kinds::CLUSTER).await?;
         let applications = self.api.list(&kinds::APPLICATION).await?;
         let works = self.api.list(&kinds::WORK).await?;
-        let clusters = clusters.iter().map(|cluster| (text(&cluster["metadata"]["name"]), ready(cluster))).collect();
+        let state = |cluster: &Value| Cluster {
+            name: text(&cluster["metadata"]["name"]),
+            ready: ready(cluster),
+            is_measured: cluster["status"].get("sketch").is_some(),
+        };
+        let clusters = clusters.iter().map(state).collect();
         let lines = applications.iter().flat_map(|application| lines(application, &works)).collect();
         Ok(Picture { clusters, lines })
     }

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{screen::Picture, stage::Stage};
+use super::{
+    screen::Picture,
+    stage::{POLL, STEP_MAX, Stage},
+};
 use crate::{
     agent::cluster::OWNER_LABEL,
     kinds,
     model::{GroupVersionKind, ObjectName, ObjectRef},
 };
 
-/// No step may take longer.
-const STEP_MAX: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(100);
 /// Long enough for an agent that would rewrite something to have done it.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -54,29 +54,29 @@ pub async fn run(stage: &mut Stage, attach: &[String]) -> bool {
 async fn join(stage: &mut Stage, attach: &[String]) -> anyhow::Result<String> {
     stage.join(attach).await?;
     let count = stage.members.len();
-    let ready = |picture: &Picture| picture.clusters.iter().filter(|(_, ready)| ready == "True").count();
-    until(stage, "every cluster is Ready", |picture| ready(picture) == count).await?;
     let names = stage.members.iter().take(5).map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ");
     Ok(if count > 5 { format!("{names} and {} more", count - 5) } else { names })
 }
 
 async fn apply(stage: &Stage) -> anyhow::Result<String> {
     let applied = stage.apply_examples().await?;
-    until(stage, "every Application runs", |picture| {
-        let names = picture.lines.iter().map(|line| &line.application).collect::<std::collections::BTreeSet<_>>();
-        names.len() == applied.len() && picture.is_running()
-    })
-    .await?;
+    stage
+        .until("every Application runs", |picture| {
+            let names = picture.lines.iter().map(|line| &line.application).collect::<std::collections::BTreeSet<_>>();
+            names.len() == applied.len() && picture.is_running()
+        })
+        .await?;
     Ok(applied.join(", "))
 }
 
 /// The sum is the Application's own number, in the hub's words and in the members.
 async fn divided(stage: &Stage) -> anyhow::Result<String> {
-    let picture =
-        until(stage, "9 replicas of shop are ready", |picture| picture.total("shop", "web") == (9, 9)).await?;
-    let deployed = deployed(stage, "web");
-    ensure!(deployed == 9, "the members hold {deployed} replicas of web, not 9");
+    let picture = stage.until("9 replicas of shop are ready", |picture| picture.total("shop", "web") == (9, 9)).await?;
     let line = picture.lines.iter().find(|line| line.application == "shop").context("shop is not there")?;
+    let simulated = stage.members.iter().filter(|member| member.simulated.is_some());
+    let told = simulated.filter_map(|member| line.cells.get(&member.name)).map(|(_, desired)| desired).sum::<u64>();
+    let deployed = deployed(stage, "web");
+    ensure!(deployed == told, "the members hold {deployed} replicas of web where the hub says {told}");
     Ok(line.sum.clone())
 }
 
@@ -102,7 +102,7 @@ async fn scale(stage: &Stage, replicas: u64) -> anyhow::Result<String> {
     let patch = json!({"spec": {"components": components}});
     stage.api.patch(&kinds::APPLICATION, "default", "shop", &patch).await?;
     let ready = |picture: &Picture| picture.total("shop", "web") == (replicas, replicas) && picture.is_running();
-    let picture = until(stage, "all replicas are ready", ready).await?;
+    let picture = stage.until("all replicas are ready", ready).await?;
     let line = picture.lines.iter().find(|line| line.application == "shop").context("shop is not there")?;
     Ok(line.sum.clone())
 }
@@ -113,11 +113,10 @@ async fn silence(stage: &mut Stage) -> anyhow::Result<String> {
     let (name, url) = (stage.members[last].name.clone(), stage.url.clone());
     let (before, (_, deletes)) = (deployed(stage, "web"), stage.member_writes());
     stage.members[last].stop().await;
-    let state = |picture: &Picture| picture.clusters.iter().find(|(n, _)| *n == name).map(|(_, ready)| ready.clone());
-    until(stage, "it is Unknown", |picture| state(picture).as_deref() == Some("Unknown")).await?;
+    stage.until("it is Unknown", |picture| picture.ready(&name) == Some("Unknown")).await?;
     stage.members[last].start(&url)?;
-    until(stage, "it is Ready again", |picture| state(picture).as_deref() == Some("True")).await?;
-    until(stage, "everything runs again", Picture::is_running).await?;
+    stage.until("it is Ready again", |picture| picture.ready(&name) == Some("True")).await?;
+    stage.until("everything runs again", Picture::is_running).await?;
     ensure!(deployed(stage, "web") == before, "replicas changed while {name} was silent");
     ensure!(stage.member_writes().1 == deletes, "something was deleted while {name} was silent");
     Ok(format!("{name} was away; nothing was moved or removed"))
@@ -129,8 +128,7 @@ async fn restart(stage: &mut Stage) -> anyhow::Result<String> {
     stage.stop_hub().await;
     stage.start_hub().await?;
     let count = stage.members.len();
-    let ready = |picture: &Picture| picture.clusters.iter().filter(|(_, ready)| ready == "True").count();
-    until(stage, "everything is back", |picture| ready(picture) == count && picture.is_running()).await?;
+    stage.until("everything is back", |picture| picture.available() == count && picture.is_running()).await?;
     tokio::time::sleep(SILENCE).await;
     let after = stage.member_writes();
     ensure!(after == before, "members were written to: {before:?} changes and deletes before, {after:?} after");
@@ -143,7 +141,7 @@ async fn delete(stage: &Stage) -> anyhow::Result<String> {
         let text = |field: &str| application["metadata"][field].as_str().unwrap_or_default().to_owned();
         stage.api.delete(&kinds::APPLICATION, &text("namespace"), &text("name")).await?;
     }
-    until(stage, "no Application is left", |picture| picture.lines.is_empty()).await?;
+    stage.until("no Application is left", |picture| picture.lines.is_empty()).await?;
     let left =
         stage.members.iter().filter_map(|member| member.simulated.as_ref()).map(|cluster| {
             cluster.read(|member| member.objects().filter(|object| member.owner(object).is_some()).count())
@@ -169,21 +167,6 @@ fn deployed(stage: &Stage, name: &str) -> u64 {
 
 fn deployment(name: &str) -> ObjectRef {
     ObjectRef { gvk: GroupVersionKind::new("apps", "v1", "Deployment"), name: ObjectName::new("default", name) }
-}
-
-/// Waits for the picture to be so.
-async fn until(stage: &Stage, what: &str, is_so: impl Fn(&Picture) -> bool) -> anyhow::Result<Picture> {
-    let deadline = Instant::now() + STEP_MAX;
-    loop {
-        let picture = stage.picture().await?;
-        if is_so(&picture) {
-            return Ok(picture);
-        }
-        if Instant::now() > deadline {
-            bail!("not within {} s: {what}; last seen {picture:?}", STEP_MAX.as_secs());
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 async fn poll<F: Future<Output = anyhow::Result<bool>>>(what: &str, is_so: impl Fn() -> F) -> anyhow::Result<()> {
