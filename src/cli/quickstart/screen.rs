@@ -182,25 +182,28 @@ fn plain(line: &Line) -> String {
 const APPLICATION_WIDTH: usize = 16;
 const COMPONENT_WIDTH: usize = 16;
 const PHASE_WIDTH: usize = 16;
+/// The column that sums up the clusters for which there is no room: counts of a fleet, not of one cluster.
+const REST_WIDTH: usize = 16;
 
 /// As many clusters as `width` has room for; the rest is summed up in one column.
 fn table(picture: &Picture, width: usize, colours: bool) -> String {
     let longest = picture.clusters.iter().map(|cluster| cluster.name.chars().count()).max().unwrap_or(0);
     // "Unknown" and "100/100" are seven.
     let cell_width = longest.clamp(7, 16) + 2;
-    let room = width.saturating_sub(APPLICATION_WIDTH + COMPONENT_WIDTH + PHASE_WIDTH + 4) / cell_width;
-    let shown = match picture.clusters.len() {
-        count if count <= room.max(1) => count,
-        _ => room.max(2) - 1,
-    };
-    let (shown, rest) = picture.clusters.split_at(shown.min(picture.clusters.len()));
+    let room = width.saturating_sub(APPLICATION_WIDTH + COMPONENT_WIDTH + PHASE_WIDTH + 4);
+    let count = picture.clusters.len();
+    let is_roomy = count <= (room / cell_width).max(1);
+    let shown = if is_roomy { count } else { (room.saturating_sub(REST_WIDTH) / cell_width).max(1) };
+    let (shown, rest) = picture.clusters.split_at(shown);
     let paint = |text: String, good: bool| match (colours, good) {
         (false, _) => text,
         (true, true) => format!("\x1b[32m{text}\x1b[0m"),
         (true, false) => format!("\x1b[33m{text}\x1b[0m"),
     };
     let left = |text: &str, width: usize| format!("{:<width$} ", cut(text, width));
-    let right = |text: &str| format!("{:>cell_width$}", cut(text, cell_width - 2));
+    let within = |text: &str, width: usize| format!("{:>width$}", cut(text, width - 2));
+    let right = |text: &str| within(text, cell_width);
+    let summed = |text: &str| within(text, REST_WIDTH);
     let mut header = left("APPLICATION", APPLICATION_WIDTH) + &left("COMPONENT", COMPONENT_WIDTH);
     let mut states = " ".repeat(APPLICATION_WIDTH + COMPONENT_WIDTH + 2);
     for Cluster { name, ready, .. } in shown {
@@ -209,9 +212,9 @@ fn table(picture: &Picture, width: usize, colours: bool) -> String {
         states.push_str(&paint(right(state), ready == "True"));
     }
     if !rest.is_empty() {
-        header.push_str(&right(&format!("{} more", rest.len())));
+        header.push_str(&summed(&format!("{} more", rest.len())));
         let ready = rest.iter().filter(|cluster| cluster.ready == "True").count();
-        states.push_str(&paint(right(&format!("{ready} up")), ready == rest.len()));
+        states.push_str(&paint(summed(&format!("{ready} up")), ready == rest.len()));
     }
     let mut lines = vec![header + "  PHASE", states];
     let mut previous = "";
@@ -229,7 +232,7 @@ fn table(picture: &Picture, width: usize, colours: bool) -> String {
         if !rest.is_empty() {
             let others = rest.iter().filter_map(|cluster| line.cells.get(&cluster.name));
             let (ready, desired) = others.fold((0, 0), |(a, b), (ready, desired)| (a + ready, b + desired));
-            row.push_str(&paint(right(&format!("{ready}/{desired}")), ready == desired));
+            row.push_str(&paint(summed(&format!("{ready}/{desired}")), ready == desired));
         }
         let phase = if repeated { String::new() } else { format!("  {}", cut(&line.phase, PHASE_WIDTH)) };
         lines.push(row + &paint(phase, line.phase == "running"));
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn a_large_fleet_is_summed_up_in_one_column() {
         let text = table(&picture(1000), 100, false);
-        assert!(text.contains("996 more") && text.contains("996/1992"), "{text}");
+        assert!(text.contains("997 more") && text.contains("997/1994"), "{text}");
         assert!(!table(&picture(3), 100, false).contains("more"));
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     }
