@@ -71,6 +71,23 @@ fn an_application_is_updated_scaled_and_deleted_and_leaves_nothing_behind() {
     assert_eq!((image(), replicas(member, "life", "web")), ("web:2".into(), 3));
     wait_for_pods(member, "life", 4);
 
+    // What is noted on the Application reaches its objects, and what kubectl notes there for itself makes no revision.
+    let on_hub = |what: &str, note: &str| {
+        federation.kubectl().namespace("life").args([what, "application", "web", "--overwrite", note]).ok()
+    };
+    on_hub("label", "team=storefront");
+    on_hub("annotate", "note=to-whom-it-concerns");
+    on_hub("annotate", "kubectl.kubernetes.io/last-applied-configuration={}");
+    wait::until("label and annotation to reach the Deployment", SOON, || {
+        let metadata = get(member, "life", "deployment", "web").expect("the Deployment")["metadata"].clone();
+        let seen = (&metadata["labels"]["team"], &metadata["annotations"]["note"]);
+        if seen == (&"storefront".into(), &"to-whom-it-concerns".into()) { Ok(()) } else { Err(metadata.to_string()) }
+    });
+    let noted = federation.wait_until_running("life", "web");
+    assert_eq!(noted["status"]["latestRevision"]["name"], "web-v4");
+    on_hub("label", "team-");
+    on_hub("annotate", "note-");
+
     // A component that goes takes its objects with it, and nothing else.
     application["spec"]["components"].as_array_mut().unwrap().pop();
     federation.apply(&application);

@@ -5,18 +5,21 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    Backing, Column, ColumnType, Hooks, Kind, NameRule, Origin, Scope, Status, Verb, age, metadata, name,
+    Backing, Column, ColumnType, Hooks, Kind, NameRule, OWN_PREFIX, Origin, Scope, Status, Verb, age, metadata, name,
     schema::{Format, Schema},
     text_at,
 };
-use crate::model::{FieldError, GroupVersionKind, object::FieldErrorKind::Forbidden};
+use crate::model::{Digest, FieldError, GroupVersionKind, object::FieldErrorKind::Forbidden};
 
 /// Held by an Application until its works are gone from every cluster.
 pub const WORKS_FINALIZER: &str = "hanse.dev/works";
-/// Trace id of the request that last changed the spec; written by the hub alone.
+/// Trace id of the request that last changed what is rendered; written by the hub alone.
 pub const TRACE_ANNOTATION: &str = "hanse.dev/trace";
-/// Who last changed the spec: the author of the removals that follow from it; written by the hub alone.
+/// Who last changed what is rendered: the author of the removals that follow from it; written by the hub alone.
 pub const AUTHOR_ANNOTATION: &str = "hanse.dev/author";
+
+/// What `kubectl apply` remembers of the last file it was given.
+pub const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Annotations by which KubeVela lets an Application choose whom it acts as. Whoever may create an Application could
 /// thereby become anyone (kubevela#7139): identity never comes from the object.
@@ -147,7 +150,7 @@ pub fn application_revision() -> Kind {
             Column {
                 name: "Spec",
                 type_: ColumnType::String,
-                description: "Digest of the spec, shortened.",
+                description: "Digest of the spec with labels and annotations, shortened.",
                 priority: 1,
                 cell: |revision| match text_at(revision, "/spec/specDigest") {
                     Value::String(digest) => Value::String(digest.chars().take(12).collect()),
@@ -167,9 +170,9 @@ pub fn application_revision() -> Kind {
 }
 
 fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
-    let changed = old.is_none_or(|old| old["spec"] != new["spec"]);
+    let changed = old.is_none_or(|old| source_digest(old) != source_digest(new));
     let Some(metadata) = new["metadata"].as_object_mut() else { return };
-    // Whatever the client sent, they are of the request that last changed the spec.
+    // Whatever the client sent, they are of the request that last changed what is rendered.
     let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Default::default()));
     let Value::Object(annotations) = annotations else { return };
     for (key, fresh) in [(TRACE_ANNOTATION, &origin.trace), (AUTHOR_ANNOTATION, &origin.user)] {
@@ -182,6 +185,18 @@ fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
             None => drop(annotations.remove(key)),
         }
     }
+}
+
+/// Of all that rendering reads of an Application, its own labels and annotations included: a change that leaves it as
+/// it is makes no new revision. What the hub and kubectl note for themselves is never rendered.
+pub fn source_digest(application: &Value) -> Digest {
+    let texts = |field: &str| -> Value {
+        let texts = application["metadata"][field].as_object().into_iter().flatten();
+        let rendered = texts.filter(|(key, _)| !key.starts_with(OWN_PREFIX) && *key != LAST_APPLIED_ANNOTATION);
+        rendered.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    // Compact JSON has no line breaks, so no two sources read alike.
+    Digest::of(format!("{}\n{}\n{}", application["spec"], texts("labels"), texts("annotations")).as_bytes())
 }
 
 fn check(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
@@ -367,5 +382,44 @@ fn message(app: &Value) -> Value {
     match service.or_else(condition).and_then(|found| found["message"].as_str()) {
         Some(text) => text.lines().next().unwrap_or_default().chars().take(120).collect::<String>().into(),
         None => "".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_source_is_all_that_rendering_reads_and_nothing_else() {
+        let source = json!({
+            "metadata": {"name": "web", "labels": {"team": "a"}, "annotations": {"note": "b"}},
+            "spec": {"components": []},
+        });
+        let digest = source_digest(&source);
+        let changed = |pointer: &str, value: Value| {
+            let mut other = source.clone();
+            let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
+            other.pointer_mut(parent).expect("the parent")[field.replace("~1", "/")] = value;
+            source_digest(&other) != digest
+        };
+        for pointer in ["/metadata/labels/team", "/metadata/annotations/note", "/metadata/labels/more", "/spec/policies"] {
+            assert!(changed(pointer, json!("x")), "{pointer}");
+        }
+        for pointer in [
+            "/status",
+            "/metadata/resourceVersion",
+            "/metadata/finalizers",
+            "/metadata/annotations/hanse.dev~1author",
+            "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration",
+        ] {
+            assert!(!changed(pointer, json!("x")), "{pointer}");
+        }
+        // What an annotation says is not what a label says, nor is nothing different from an empty map.
+        let moved = json!({"metadata": {"labels": {"note": "b"}, "annotations": {"team": "a"}}, "spec": source["spec"]});
+        assert_ne!(source_digest(&moved), digest);
+        let bare = |metadata: Value| source_digest(&json!({"metadata": metadata, "spec": {}}));
+        assert_eq!(bare(json!({})), bare(json!({"labels": {}, "annotations": null})));
     }
 }

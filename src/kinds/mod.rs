@@ -30,6 +30,9 @@ pub static JOIN_TOKEN: LazyLock<Kind> = LazyLock::new(token::join_token);
 pub static NAMESPACE: LazyLock<Kind> = LazyLock::new(core::namespace);
 pub static EVENT: LazyLock<Kind> = LazyLock::new(core::event);
 
+/// Labels and annotations that hub and agent keep on objects for themselves.
+pub const OWN_PREFIX: &str = "hanse.dev/";
+
 /// Every kind the hub serves, in order of group, then plural.
 pub fn all() -> [&'static Kind; 7] {
     [&EVENT, &NAMESPACE, &APPLICATION_REVISION, &APPLICATION, &CLUSTER, &JOIN_TOKEN, &WORK]

@@ -17,7 +17,8 @@ pub struct Revision {
     pub application: ObjectName,
     pub application_uid: Uid,
     pub number: u64,
-    /// Digest of the Application's `spec` that was rendered: an unchanged spec makes no new revision.
+    /// Digest of all that was rendered: the Application's `spec`, labels and annotations but for those that are never
+    /// rendered. Where it is unchanged there is no new revision.
     pub spec_digest: Digest,
     /// Blob of the Application itself (metadata name, namespace, labels, annotations and spec), carried by every
     /// work so that a lost hub can be rebuilt from its agents.

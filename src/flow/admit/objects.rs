@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     flow::render,
+    kinds::OWN_PREFIX,
     model::{
         Application, Component, FieldError, GroupVersionKind, ObjectRef,
         application::{Mode, PlacementPolicy},
@@ -63,8 +64,8 @@ fn check_object(object: &Value, path: &str, faults: &mut Vec<FieldError>) {
         Some(_) => {}
     }
     for key in object["metadata"]["labels"].as_object().into_iter().flat_map(|labels| labels.keys()) {
-        if key.starts_with(render::OWN_PREFIX) {
-            let detail = format!("labels under {} are set by the agent", render::OWN_PREFIX);
+        if key.starts_with(OWN_PREFIX) {
+            let detail = format!("labels under {} are set by the agent", OWN_PREFIX);
             fault(&format!(".metadata.labels[{}]", shortened(key)), Forbidden, detail);
         }
     }

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{Context, Draft, names};
+use crate::kinds::{OWN_PREFIX, application::LAST_APPLIED_ANNOTATION};
 
 const NAME: &str = "app.oam.dev/name";
 const NAMESPACE: &str = "app.oam.dev/namespace";
@@ -19,11 +20,8 @@ const NEVER_COPIED: [&str; 4] = [
     "app.oam.dev/inplace-upgrade",
     LABEL_FILTER,
     ANNOTATION_FILTER,
-    "kubectl.kubernetes.io/last-applied-configuration",
+    LAST_APPLIED_ANNOTATION,
 ];
-
-/// What hub and agent keep on objects for themselves.
-pub const OWN_PREFIX: &str = "hanse.dev/";
 
 type Texts = Map<String, Value>;
 

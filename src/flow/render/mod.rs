@@ -16,7 +16,7 @@ use crate::model::{
     revision::{Rendered, RenderedObjects},
 };
 
-pub(super) use self::{demand::has_replicas, metadata::OWN_PREFIX};
+pub(super) use self::demand::has_replicas;
 
 use self::properties::{Faults, Properties};
 

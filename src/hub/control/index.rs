@@ -14,7 +14,7 @@ use crate::{
         keys,
         records::{Blobs, Placements, Record, changes_of},
     },
-    kinds::{APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN},
+    kinds::{APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, application::source_digest},
     model::{
         Application, Cluster, Digest, Placement, Report, Timestamp, Uid, object::Metadata,
         revision::Revision as Rendered, token::JoinToken,
@@ -183,7 +183,7 @@ impl Index {
             return Ok(());
         };
         let value = object::decode(&entry.value)?;
-        let spec_digest = Digest::of_json(&value["spec"]);
+        let spec_digest = source_digest(&value);
         let view: Application = object::view(&entry.value)?;
         let uid = view.metadata.uid.clone();
         // A name that was deleted and made again within one transaction's sight is another Application.

@@ -77,6 +77,23 @@ async fn the_generation_counts_changes_of_content_only() {
 }
 
 #[tokio::test]
+async fn author_and_trace_are_of_the_request_that_changed_what_is_rendered() {
+    let hub = Hub::new().await;
+    let made = hub.post(APPS, &app("web")).await.expect(201);
+    let url = format!("{APPS}/web");
+    let noted = |object: &Value| object["metadata"]["annotations"]["hanse.dev/trace"].clone();
+    let annotate = |key: &str| hub.merge(&url, json!({"metadata": {"annotations": {key: "x"}}}));
+    let applied = annotate("kubectl.kubernetes.io/last-applied-configuration").await.expect(200);
+    assert_eq!(noted(&applied), noted(&made), "nothing that is rendered changed");
+    let labelled = hub.merge(&url, json!({"metadata": {"labels": {"team": "a"}}})).await.expect(200);
+    assert_ne!(noted(&labelled), noted(&made));
+    let annotated = annotate("note").await.expect(200);
+    assert_ne!(noted(&annotated), noted(&labelled));
+    let forged = annotate("hanse.dev/trace").await.expect(200);
+    assert_eq!(noted(&forged), noted(&annotated));
+}
+
+#[tokio::test]
 async fn a_dry_run_answers_like_the_write_and_stores_nothing() {
     let hub = Hub::new().await;
     hub.post(APPS, &app("web")).await.expect(201);

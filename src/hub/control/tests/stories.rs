@@ -1,6 +1,6 @@
 //! What people do, and what becomes of it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::World;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     store::{Key, Operation, Outcome, Transaction},
 };
 
-fn divided() -> serde_json::Value {
+fn divided() -> Value {
     json!([{"name": "spread", "type": "placement", "properties": {"mode": "Divided"}}])
 }
 
@@ -155,6 +155,38 @@ fn a_spec_that_cannot_be_rendered_says_so_and_changes_nothing_else() {
     assert!(World::condition(&app, "Render")["message"].as_str().is_some_and(|message| message.contains("mystery")));
     assert_eq!(world.shares(&web), [("eu".to_owned(), 2)].into());
     assert!(world.ordered.is_empty());
+}
+
+#[test]
+fn labels_and_annotations_of_an_application_reach_what_it_runs() {
+    let mut world = World::with(&[("eu", 40)]);
+    let web = world.apply("web", 2, json!([]));
+    world.settle();
+    let plain = world.placement(&web).expect("a placement").rows[0].clone();
+    let note = |world: &mut World, field: &'static str, key: &'static str, value: Value| {
+        let change = json!({"metadata": {field: {key: value}}});
+        world.edit(&APPLICATION, "default", "web", |app| json_patch::merge(app, &change));
+        world.settle();
+        let row = world.placement(&web).expect("a placement").rows[0].clone();
+        let work = world.slices.slice(&row.cluster).works[0].clone();
+        let blob = world.slices.blob(&row.cluster, &work.manifests[0].blob).expect("its blob");
+        let object: Value = serde_json::from_slice(&blob).expect("a manifest");
+        (row.revision, object["metadata"].clone())
+    };
+    assert_eq!(plain.revision, "web-v1");
+    let (revision, metadata) = note(&mut world, "labels", "team", json!("a"));
+    assert_eq!((revision.as_str(), &metadata["labels"]["team"]), ("web-v2", &json!("a")));
+    let (revision, metadata) = note(&mut world, "annotations", "note", json!("b"));
+    assert_eq!((revision.as_str(), &metadata["annotations"]["note"]), ("web-v3", &json!("b")));
+    // There and back is a new revision too: the newest one says what runs.
+    let (revision, metadata) = note(&mut world, "labels", "team", Value::Null);
+    assert_eq!((revision.as_str(), &metadata["labels"]["team"]), ("web-v4", &Value::Null));
+    for key in ["kubectl.kubernetes.io/last-applied-configuration", "hanse.dev/trace"] {
+        let (revision, _) = note(&mut world, "annotations", key, json!("{}"));
+        assert_eq!(revision, "web-v4", "{key} is not rendered");
+    }
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 2)].into());
+    assert!(world.ordered.is_empty(), "{:?}", world.ordered);
 }
 
 #[test]
