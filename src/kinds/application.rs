@@ -404,7 +404,9 @@ mod tests {
             other.pointer_mut(parent).expect("the parent")[field.replace("~1", "/")] = value;
             source_digest(&other) != digest
         };
-        for pointer in ["/metadata/labels/team", "/metadata/annotations/note", "/metadata/labels/more", "/spec/policies"] {
+        for pointer in
+            ["/metadata/labels/team", "/metadata/annotations/note", "/metadata/labels/more", "/spec/policies"]
+        {
             assert!(changed(pointer, json!("x")), "{pointer}");
         }
         for pointer in [
@@ -417,7 +419,8 @@ mod tests {
             assert!(!changed(pointer, json!("x")), "{pointer}");
         }
         // What an annotation says is not what a label says, nor is nothing different from an empty map.
-        let moved = json!({"metadata": {"labels": {"note": "b"}, "annotations": {"team": "a"}}, "spec": source["spec"]});
+        let moved =
+            json!({"metadata": {"labels": {"note": "b"}, "annotations": {"team": "a"}}, "spec": source["spec"]});
         assert_ne!(source_digest(&moved), digest);
         let bare = |metadata: Value| source_digest(&json!({"metadata": metadata, "spec": {}}));
         assert_eq!(bare(json!({})), bare(json!({"labels": {}, "annotations": null})));

@@ -16,12 +16,8 @@ const LABEL_FILTER: &str = "filter.oam.dev/label-keys";
 const ANNOTATION_FILTER: &str = "filter.oam.dev/annotation-keys";
 
 /// Annotations that no object keeps.
-const NEVER_COPIED: [&str; 4] = [
-    "app.oam.dev/inplace-upgrade",
-    LABEL_FILTER,
-    ANNOTATION_FILTER,
-    LAST_APPLIED_ANNOTATION,
-];
+const NEVER_COPIED: [&str; 4] =
+    ["app.oam.dev/inplace-upgrade", LABEL_FILTER, ANNOTATION_FILTER, LAST_APPLIED_ANNOTATION];
 
 type Texts = Map<String, Value>;
 
