@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::admin::{Admin, Connection, print_table};
 use crate::{
-    hub::{agents::roster::FROZEN, control::FORGET_ANNOTATION},
-    kinds::CLUSTER,
+    hub::agents::roster::FROZEN,
+    kinds::{CLUSTER, cluster::FORGET_ANNOTATION},
 };
 
 #[derive(clap::Args)]

@@ -32,13 +32,37 @@ pub struct Change<'a> {
     pub names: &'a dyn Fn(&Uid) -> String,
     /// Clusters whose part is dropped without removals: orphaned by the deletion of their Cluster, or forgotten.
     pub dropped: &'a BTreeSet<Uid>,
-    pub drained: &'a BTreeSet<Uid>,
+    /// Clusters that are being drained, and by whose request.
+    pub drained: &'a BTreeMap<Uid, Cause<'a>>,
     /// The Application was deleted by name.
-    pub deleted: bool,
-    /// Who changed the Application last: the author of what its newest revision no longer lists.
+    pub deleted: Option<Cause<'a>>,
+    /// The last change of the Application: of what its newest revision no longer lists.
+    pub changed: Cause<'a>,
+}
+
+/// The request that something follows from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cause<'a> {
+    /// The user.
     pub author: &'a str,
-    /// Trace id of the request that this decision follows from.
+    /// Trace id.
     pub trace: &'a str,
+}
+
+impl<'a> Change<'a> {
+    /// Why something goes from a cluster, and of whose doing. `placed_elsewhere`: its component is still in the revision.
+    fn removal(&self, cluster: &Uid, placed_elsewhere: bool) -> (RemovalReason, &'a str) {
+        match (self.deleted, self.drained.get(cluster)) {
+            (Some(deleted), _) => (RemovalReason::ApplicationDeleted, deleted.author),
+            (None, Some(drained)) => (RemovalReason::ClusterDrained, drained.author),
+            (None, None) if placed_elsewhere => (RemovalReason::PlacedElsewhere, "placement"),
+            (None, None) => (RemovalReason::NotInRevision, self.changed.author),
+        }
+    }
+
+    fn trace(&self, cluster: &Uid) -> &'a str {
+        self.deleted.as_ref().or(self.drained.get(cluster)).unwrap_or(&self.changed).trace
+    }
 }
 
 /// The next placement. Equal to the previous one but for `decision` where nothing changed: rows whose content did not
@@ -91,7 +115,7 @@ fn next_row(
         revision,
         components,
         removals,
-        trace: change.trace.to_owned(),
+        trace: change.trace(cluster).to_owned(),
     };
     match old {
         Some(old) if same_content(old, &row) => {
@@ -117,22 +141,10 @@ fn removals(change: &Change<'_>, old: &Row, components: &BTreeMap<String, Share>
         true => BTreeSet::new(),
         false => objects(change.revision.1, components).collect(),
     };
-    let reason_for = |component: Option<&str>| {
-        if change.deleted {
-            RemovalReason::ApplicationDeleted
-        } else if change.drained.contains(&old.cluster) {
-            RemovalReason::ClusterDrained
-        } else if component.is_some_and(|name| {
-            !components.contains_key(name) && change.revision.1.components.iter().any(|known| known.name == name)
-        }) {
-            RemovalReason::PlacedElsewhere
-        } else {
-            RemovalReason::NotInRevision
-        }
-    };
     let order = |object: &ObjectRef, component: Option<&str>| {
-        let reason = reason_for(component);
-        let author = if reason == RemovalReason::PlacedElsewhere { "placement" } else { change.author };
+        let is_known = |name: &str| change.revision.1.components.iter().any(|known| known.name == name);
+        let elsewhere = component.is_some_and(|name| !components.contains_key(name) && is_known(name));
+        let (reason, author) = change.removal(&old.cluster, elsewhere);
         Removal { object: object.clone(), uid: None, revision: old.revision.clone(), reason, author: author.to_owned() }
     };
 

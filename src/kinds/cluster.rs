@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Backing, Column, ColumnType, Hooks, Kind, NameRule, Scope, Status, Verb, age,
+    Backing, Column, ColumnType, Hooks, Kind, NameRule, Origin, Scope, Status, Verb, age,
     application::condition,
     metadata, name,
     schema::{Format, Schema},
@@ -15,6 +15,11 @@ pub const GROUP: &str = "hub.hanse.dev";
 pub const VERSION: &str = "v1alpha1";
 /// Held by a Cluster until what its deletion policy says is done.
 pub const CLUSTER_FINALIZER: &str = "hanse.dev/cluster";
+
+/// On a Cluster that is deleted: its own uid there says that nobody need wait for it any more.
+pub const FORGET_ANNOTATION: &str = "hanse.dev/forget";
+/// Who said so; written by the hub alone.
+pub const FORGET_AUTHOR_ANNOTATION: &str = "hanse.dev/forget-author";
 
 pub fn cluster() -> Kind {
     Kind {
@@ -43,7 +48,25 @@ pub fn cluster() -> Kind {
         holds_objects: false,
         keeps_namespace: false,
         collection_deletion_max: None,
-        hooks: Hooks::default(),
+        hooks: Hooks { prepare, ..Hooks::default() },
+    }
+}
+
+/// Notes whose word an annotation is by which a person decides something. Whatever the client sent there.
+fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
+    let Some(annotations) = new.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
+    let old = old.map(|old| &old["metadata"]["annotations"]);
+    let before = |key: &str| old.and_then(|old| old.get(key)).cloned();
+    for (word, author) in [(FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION)] {
+        let noted = match annotations.get(word) {
+            None => None,
+            same if same == before(word).as_ref() => before(author),
+            Some(_) => Some(json!(origin.user)),
+        };
+        match noted {
+            Some(noted) => drop(annotations.insert(author.into(), noted)),
+            None => drop(annotations.remove(author)),
+        }
     }
 }
 
@@ -295,6 +318,27 @@ mod tests {
         assert_eq!(state(&cluster(true, "True", false)), "Ready");
         assert_eq!(state(&cluster(true, "Unknown", true)), "Unknown,SchedulingDisabled");
         assert_eq!(state(&cluster(true, "False", false)), "NotReady");
+    }
+
+    #[test]
+    fn whose_word_it_is_that_a_cluster_is_forgotten_is_the_hubs_to_note() {
+        let cluster = |annotations: Value| json!({"metadata": {"annotations": annotations}});
+        let written = |user: &str, old: &Value, annotations: Value| {
+            let mut new = cluster(annotations);
+            prepare(&mut new, Some(old), &Origin { user: user.into(), ..Origin::default() });
+            new
+        };
+        let none = cluster(json!({}));
+        let word = json!({FORGET_ANNOTATION: "uid"});
+        let forged = json!({FORGET_ANNOTATION: "uid", FORGET_AUTHOR_ANNOTATION: "mallory"});
+        let noted = |user: &str| cluster(json!({FORGET_ANNOTATION: "uid", FORGET_AUTHOR_ANNOTATION: user}));
+        assert_eq!(written("ann", &none, word.clone()), noted("ann"));
+        assert_eq!(written("ann", &none, forged.clone()), noted("ann"));
+        for annotations in [word, forged] {
+            assert_eq!(written("bob", &noted("ann"), annotations), noted("ann"), "it is still ann's word");
+        }
+        assert_eq!(written("bob", &none, json!({FORGET_AUTHOR_ANNOTATION: "mallory"})), none);
+        assert_eq!(written("bob", &noted("ann"), json!({FORGET_AUTHOR_ANNOTATION: "ann"})), none);
     }
 
     #[test]

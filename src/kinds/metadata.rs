@@ -1,17 +1,55 @@
 //! `metadata`, which is alike for all kinds: its schema and its rules.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    Kind, NameRule, Scope,
+    Kind, NameRule, Origin, Scope,
     schema::{Schema, Shape, check_label, check_subdomain},
     validate::excerpt,
 };
 use crate::model::{
-    FieldError,
+    FieldError, Timestamp,
     object::FieldErrorKind::{Forbidden, Invalid, Required, TooLong},
     selector,
 };
+
+/// Who deleted the object: the author of the removals that follow from it (rule 1); written by the hub alone.
+pub const DELETION_AUTHOR_ANNOTATION: &str = "hanse.dev/deletion-author";
+/// Trace id of the request that deleted it; written by the hub alone.
+pub const DELETION_TRACE_ANNOTATION: &str = "hanse.dev/deletion-trace";
+
+/// Gives an object its time of deletion and notes by whose request. A new generation, so that what watches generations
+/// sees that something is asked of it.
+pub fn mark_deleted(object: &mut Value, now: Timestamp, origin: &Origin) {
+    let metadata = &mut object["metadata"];
+    metadata["deletionTimestamp"] = json!(now);
+    metadata["deletionGracePeriodSeconds"] = json!(0);
+    metadata["generation"] = json!(metadata["generation"].as_i64().unwrap_or(0) + 1);
+    if !metadata["annotations"].is_object() {
+        metadata["annotations"] = json!({});
+    }
+    metadata["annotations"][DELETION_AUTHOR_ANNOTATION] = json!(origin.user);
+    metadata["annotations"][DELETION_TRACE_ANNOTATION] = json!(origin.trace);
+}
+
+/// Whatever a client sent, what is noted of a deletion is what the hub noted.
+pub fn keep_deletion(old: Option<&Value>, new: &mut Value) {
+    for key in [DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION] {
+        match old.and_then(|old| old["metadata"]["annotations"].get(key)) {
+            Some(noted) => {
+                if !new["metadata"]["annotations"].is_object() {
+                    new["metadata"]["annotations"] = json!({});
+                }
+                new["metadata"]["annotations"][key] = noted.clone();
+            }
+            None => {
+                if let Some(annotations) = new.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+                    annotations.remove(key);
+                }
+            }
+        }
+    }
+}
 
 /// Of the whole object: `apiVersion`, `kind`, `metadata` and the properties of the kind.
 pub fn root<const N: usize>(properties: [(&str, Schema); N]) -> Schema {

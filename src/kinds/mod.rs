@@ -9,7 +9,7 @@
 pub mod application;
 pub mod cluster;
 mod core;
-mod metadata;
+pub mod metadata;
 pub mod schema;
 pub mod strict;
 mod token;

@@ -44,8 +44,8 @@ struct Story {
     revisions: BTreeMap<String, Revision>,
     placement: Placement,
     reports: BTreeMap<Uid, Arc<Report>>,
-    deleted: bool,
-    drained: BTreeSet<Uid>,
+    deleted: Option<Cause<'static>>,
+    drained: BTreeMap<Uid, Cause<'static>>,
     dropped: BTreeSet<Uid>,
 }
 
@@ -63,8 +63,8 @@ impl Story {
             revisions: BTreeMap::new(),
             placement,
             reports: BTreeMap::new(),
-            deleted: false,
-            drained: BTreeSet::new(),
+            deleted: None,
+            drained: BTreeMap::new(),
             dropped: BTreeSet::new(),
         }
     }
@@ -94,8 +94,7 @@ impl Story {
             dropped: &self.dropped,
             drained: &self.drained,
             deleted: self.deleted,
-            author: "alice",
-            trace: "trace",
+            changed: Cause { author: "alice", trace: "changed" },
         };
         self.placement = place(&change, solution);
         self.row()
@@ -103,6 +102,11 @@ impl Story {
 
     fn row(&self) -> Option<&Row> {
         self.placement.rows.first()
+    }
+
+    /// Author of the first removal, and the trace of the row.
+    fn cause(&self) -> (&str, &str) {
+        self.row().map(|row| (row.removals[0].author.as_str(), row.trace.as_str())).expect("a row")
     }
 
     fn ordered(&self) -> Vec<(String, RemovalReason)> {
@@ -204,15 +208,17 @@ fn generations_go_up_with_content_only() {
 fn deletion_and_drain_say_so_and_an_orphan_keeps_running() {
     let mut story = Story::new();
     story.decide(&["a"], &[("a", 1)]);
-    story.drained = [EU.into()].into();
+    story.drained = [(EU.into(), Cause { author: "bob", trace: "drained" })].into();
     story.decide_on("app-v1", &[]);
     assert_eq!(story.ordered(), [("a".to_owned(), RemovalReason::ClusterDrained)]);
+    assert_eq!(story.cause(), ("bob", "drained"));
 
     let mut story = Story::new();
     story.decide(&["a"], &[("a", 1)]);
-    story.deleted = true;
+    story.deleted = Some(Cause { author: "carol", trace: "deleted" });
     story.decide_on("app-v1", &[]);
     assert_eq!(story.ordered(), [("a".to_owned(), RemovalReason::ApplicationDeleted)]);
+    assert_eq!(story.cause(), ("carol", "deleted"), "who deleted it, not who changed it last");
 
     let mut story = Story::new();
     story.decide(&["a"], &[("a", 1)]);

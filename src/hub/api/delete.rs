@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     hub::{keys, limits},
-    kinds::Kind,
+    kinds::{Kind, Origin, metadata::mark_deleted},
     store::{Compare, Entry, Operation, Outcome, Transaction, object},
 };
 
@@ -77,15 +77,15 @@ pub fn hold(kind: &Kind, name: &str, object: &Value, resource_version: Option<&s
     }
 }
 
-pub async fn delete(api: &Api, target: &Target, options: &DeleteOptions) -> Result<Written> {
+pub async fn delete(api: &Api, target: &Target, options: &DeleteOptions, origin: &Origin) -> Result<Written> {
     let kind = target.kind;
     for _ in 0..limits::PATCH_ATTEMPTS_MAX {
         let (object, entry) = read::stored(api, target).await?;
         hold(kind, target.name(), &object, options.resource_version.as_deref(), options.uid.as_deref())?;
         if kind.holds_objects {
-            return namespaces::delete(api, target, &object, &entry, options.dry_run).await;
+            return namespaces::delete(api, target, (&object, &entry), options.dry_run, origin).await;
         }
-        if let Some(written) = remove(api, target, object, &entry, options.dry_run).await? {
+        if let Some(written) = remove(api, target, (object, &entry), options.dry_run, origin).await? {
             return Ok(written);
         }
     }
@@ -93,7 +93,13 @@ pub async fn delete(api: &Api, target: &Target, options: &DeleteOptions) -> Resu
 }
 
 /// Deletes, or marks for deletion where finalizers hold it. `None` where somebody else was faster.
-async fn remove(api: &Api, target: &Target, object: Value, entry: &Entry, dry_run: bool) -> Result<Option<Written>> {
+async fn remove(
+    api: &Api,
+    target: &Target,
+    (object, entry): (Value, &Entry),
+    dry_run: bool,
+    origin: &Origin,
+) -> Result<Option<Written>> {
     let kind = target.kind;
     let finalizers = object["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
     let (answer, operation) = if finalizers == 0 {
@@ -102,7 +108,8 @@ async fn remove(api: &Api, target: &Target, object: Value, entry: &Entry, dry_ru
     } else if object["metadata"]["deletionTimestamp"].is_string() {
         return Ok(Some(Written { code: StatusCode::OK, object, revision: None, warnings: vec![] }));
     } else {
-        let marked = mark(object, api.now());
+        let mut marked = object;
+        mark_deleted(&mut marked, api.now(), origin);
         let operation = Operation::Put(entry.key.clone(), write::encode(&marked)?);
         (marked, operation)
     };
@@ -124,19 +131,14 @@ async fn remove(api: &Api, target: &Target, object: Value, entry: &Entry, dry_ru
     }
 }
 
-/// With a deletion time; what watches generations sees that something is asked of it.
-pub fn mark(mut object: Value, now: crate::model::Timestamp) -> Value {
-    let generation = object["metadata"]["generation"].as_i64().unwrap_or(0);
-    if let Some(metadata) = object::metadata_mut(&mut object) {
-        metadata.insert("deletionTimestamp".into(), json!(now));
-        metadata.insert("deletionGracePeriodSeconds".into(), json!(0));
-        metadata.insert("generation".into(), json!(generation + 1));
-    }
-    object
-}
-
 /// Every object that the selectors match, one by one; answered as the list of what was found.
-pub async fn delete_collection(api: &Api, target: &Target, query: &Query, options: &DeleteOptions) -> Result<Written> {
+pub async fn delete_collection(
+    api: &Api,
+    target: &Target,
+    query: &Query,
+    options: &DeleteOptions,
+    origin: &Origin,
+) -> Result<Written> {
     let kind = target.kind;
     let found = read::select(api, target, &query.list_options(kind)?).await?;
     if let Some(most) = kind.collection_deletion_max
@@ -156,7 +158,7 @@ pub async fn delete_collection(api: &Api, target: &Target, query: &Query, option
         let text = |field: &str| metadata[field].as_str().map(str::to_owned);
         let one = Target { name: text("name"), namespace: text("namespace"), ..target.clone() };
         let of_this_one = DeleteOptions { uid: text("uid"), ..options.clone() };
-        match delete(api, &one, &of_this_one).await {
+        match delete(api, &one, &of_this_one, origin).await {
             Ok(written) => last = written.revision.or(last),
             // Gone already, or another of that name: neither is what was selected.
             Err(refusal) if [StatusCode::NOT_FOUND, StatusCode::CONFLICT].contains(&refusal.code) => {}

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     hub::keys,
-    kinds::{self, Backing, Kind},
+    kinds::{self, Backing, Kind, Origin, metadata::mark_deleted},
     model::Timestamp,
     store::{Compare, Entry, List, Operation, Outcome, Store, Transaction, object},
 };
@@ -38,7 +38,13 @@ pub async fn admit(api: &Api, kind: &Kind, namespace: &str, name: &str) -> Resul
 
 /// Refuses while it holds something. Otherwise: closed first (creations that looked before now fail their compare),
 /// looked at once more, emptied of what the hub itself put there, gone.
-pub async fn delete(api: &Api, target: &Target, object: &Value, entry: &Entry, dry_run: bool) -> Result<Written> {
+pub async fn delete(
+    api: &Api,
+    target: &Target,
+    (object, entry): (&Value, &Entry),
+    dry_run: bool,
+    origin: &Origin,
+) -> Result<Written> {
     let name = target.name();
     if name == DEFAULT {
         return Err(Refusal::forbidden_object(target.kind, name, "this namespace may not be deleted"));
@@ -49,7 +55,8 @@ pub async fn delete(api: &Api, target: &Target, object: &Value, entry: &Entry, d
     if dry_run {
         return Ok(Written { code: StatusCode::OK, object: answer, revision: None, warnings: vec![] });
     }
-    let mut closed = delete::mark(object.clone(), api.now());
+    let mut closed = object.clone();
+    mark_deleted(&mut closed, api.now(), origin);
     closed["status"]["phase"] = json!("Terminating");
     let closing = swap(entry, Operation::Put(entry.key.clone(), write::encode(&closed)?));
     let Outcome::Committed(revision) = api.store.commit(closing).await? else {

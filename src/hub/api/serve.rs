@@ -252,8 +252,8 @@ async fn write(
             let encoding = if bytes.is_empty() { Encoding::Json } else { body::encoding(headers)? };
             let options = DeleteOptions::of(query, bytes, encoding)?;
             match verb {
-                Verb::Delete => delete::delete(api, target, &options).await,
-                _ => delete::delete_collection(api, target, query, &options).await,
+                Verb::Delete => delete::delete(api, target, &options, &origin).await,
+                _ => delete::delete_collection(api, target, query, &options, &origin).await,
             }
         }
         _ => {

@@ -20,6 +20,7 @@ use crate::{
     hub::{keys, limits},
     kinds::{
         Hooks, Kind, Origin,
+        metadata::keep_deletion,
         strict::{self, Decoded, Finding},
     },
     model::{FieldError, object::FieldErrorKind},
@@ -132,6 +133,7 @@ fn begin(kind: &Kind, namespace: &str, value: &mut Value, now: crate::model::Tim
     if kind.has_status() {
         value.as_object_mut().map(|fields| fields.remove("status"));
     }
+    keep_deletion(None, value);
     Ok(base)
 }
 
@@ -316,6 +318,7 @@ fn carry_over(kind: &Kind, subresource: Option<Subresource>, old: &Value, mut ne
             }
         }
     }
+    keep_deletion(Some(old), &mut new);
     if content_differs(kind, old, &new) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         new["metadata"]["generation"] = json!(generation + 1);

@@ -18,7 +18,7 @@ use crate::{
         render::render,
         rollup,
         schedule::{Problem, Solution, solve},
-        slice::{self, Change},
+        slice::{self, Cause, Change},
     },
     hub::{
         events::{About, Note, uid_of},
@@ -27,9 +27,11 @@ use crate::{
     kinds::{
         APPLICATION, APPLICATION_REVISION,
         application::{AUTHOR_ANNOTATION, TRACE_ANNOTATION, WORKS_FINALIZER},
+        metadata::{DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION},
     },
     model::{
         Digest, FieldError, Now, ObjectRef, Placement, Uid,
+        object::Metadata,
         placement::{Refusal, Why},
         revision::{RenderedComponent, RenderedManifest, Revision},
     },
@@ -197,7 +199,7 @@ impl Controller {
         let waiting = solution.waiting;
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
-        let next = self.next_placement(stored, old, (&snapshot.name, &snapshot.revision), solution, false);
+        let next = self.next_placement(stored, old, (&snapshot.name, &snapshot.revision), solution);
         let same = previous.is_some() && next.rows == old.rows && same_answers(old, &next, waiting);
         (!same).then_some(next)
     }
@@ -208,10 +210,8 @@ impl Controller {
         previous: &Placement,
         revision: (&str, &Revision),
         solution: Solution,
-        deleted: bool,
     ) -> Placement {
         let metadata = &stored.view.metadata;
-        let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str).unwrap_or_default();
         let clusters = || previous.rows.iter().map(|row| row.cluster.clone());
         let nothing = BTreeMap::new();
         slice::place(
@@ -225,10 +225,9 @@ impl Controller {
                 reports: self.index.reports.get(&metadata.uid).unwrap_or(&nothing),
                 names: &|uid| self.fleet.get(uid).map(|candidate| candidate.name.clone()).unwrap_or_default(),
                 dropped: &clusters().filter(|cluster| self.is_dropped(cluster)).collect(),
-                drained: &clusters().filter(|cluster| self.is_drained(cluster)).collect(),
-                deleted,
-                author: annotation(AUTHOR_ANNOTATION),
-                trace: annotation(TRACE_ANNOTATION),
+                drained: &clusters().filter_map(|cluster| Some((cluster.clone(), self.drain(&cluster)?))).collect(),
+                deleted: metadata.deletion_timestamp.map(|_| deletion(metadata)),
+                changed: cause(metadata, AUTHOR_ANNOTATION, TRACE_ANNOTATION),
             },
             solution,
         )
@@ -412,6 +411,16 @@ impl Controller {
         let about = About { gvk: APPLICATION.gvk.clone(), name: metadata.object_name(), uid: metadata.uid.clone() };
         self.note(now, &Note { about, warning, reason, message });
     }
+}
+
+/// The request that deleted an object.
+pub fn deletion(metadata: &Metadata) -> Cause<'_> {
+    cause(metadata, DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION)
+}
+
+fn cause<'a>(metadata: &'a Metadata, author: &str, trace: &str) -> Cause<'a> {
+    let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str).unwrap_or_default();
+    Cause { author: annotation(author), trace: annotation(trace) }
 }
 
 /// Before the first decision.

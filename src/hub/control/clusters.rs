@@ -9,17 +9,21 @@ use serde_json::{Value, json};
 
 use super::{
     Controller, Effect, FromAgent,
+    applications::deletion,
     brake::CONFIRM_ANNOTATION,
     index::StoredCluster,
     lanes::{Plan, unchanged},
 };
 use crate::{
-    flow::schedule::Candidate,
+    flow::{schedule::Candidate, slice::Cause},
     hub::{
         agents::roster::FROZEN,
         events::{About, Note},
     },
-    kinds::{CLUSTER, cluster::CLUSTER_FINALIZER},
+    kinds::{
+        CLUSTER,
+        cluster::{CLUSTER_FINALIZER, FORGET_ANNOTATION},
+    },
     model::{
         Cluster, Condition, Conditions, Now, Resources, Sketch, Timestamp, Uid,
         cluster::{DeletionPolicy, Facts, READY},
@@ -28,8 +32,6 @@ use crate::{
     store::{Operation, Transaction, object},
 };
 
-/// Annotation on a Cluster that is deleted: its own uid there says that nobody need wait for it any more.
-pub const FORGET_ANNOTATION: &str = "hanse.dev/forget";
 const HELD: &str = "RemovalsHeld";
 /// A changed sketch is stored at most this often, and only when it changed by this part of what is allocatable.
 const SKETCH_MS_MIN: u64 = 30_000;
@@ -217,9 +219,10 @@ impl Controller {
             && (forgotten || stored.view.spec.deletion_policy == DeletionPolicy::Orphan)
     }
 
-    pub(super) fn is_drained(&self, uid: &Uid) -> bool {
-        let deleting = |stored: &StoredCluster| stored.view.metadata.deletion_timestamp.is_some();
-        self.index.clusters.get(uid).is_some_and(deleting) && !self.is_dropped(uid)
+    /// By whose request a cluster is being drained; absent where it is not.
+    pub(super) fn drain(&self, uid: &Uid) -> Option<Cause<'_>> {
+        let metadata = &self.index.clusters.get(uid)?.view.metadata;
+        (metadata.deletion_timestamp.is_some() && !self.is_dropped(uid)).then(|| deletion(metadata))
     }
 
     pub(super) fn settle_clusters(&mut self, now: Now) {

@@ -7,14 +7,17 @@ use serde_json::{Value, json};
 
 use super::{
     Controller,
-    applications::nowhere,
+    applications::{deletion, nowhere},
     index::{StoredApplication, StoredCluster},
     lanes::{Plan, unchanged},
 };
 use crate::{
     flow::schedule::Solution,
     hub::records::{self, Record},
-    kinds::{application::WORKS_FINALIZER, cluster::CLUSTER_FINALIZER},
+    kinds::{
+        application::WORKS_FINALIZER,
+        cluster::{CLUSTER_FINALIZER, FORGET_AUTHOR_ANNOTATION},
+    },
     model::{Now, Placement, Uid},
     store::{Operation, Transaction, object},
 };
@@ -38,7 +41,9 @@ impl Controller {
             return;
         }
         if next.is_some() && object["status"]["status"] != "deleting" {
-            self.tell(now, stored, false, "Deleting", "its removals are ordered in every cluster it runs in".into());
+            let by = deletion(metadata).author;
+            let message = format!("deleted by {by}: its removals are ordered in every cluster it runs in");
+            self.tell(now, stored, false, "Deleting", message);
         }
         object["status"] = status;
         let mut plan = self.application_plan(stored, object::encode(&object));
@@ -53,7 +58,7 @@ impl Controller {
     fn without_rows(&self, stored: &StoredApplication, previous: &Placement) -> Option<Placement> {
         let newest = self.index.newest(&stored.view.metadata.uid)?;
         let revision = (newest.name.as_str(), newest.revision.as_ref());
-        let next = self.next_placement(stored, previous, revision, Solution::default(), true);
+        let next = self.next_placement(stored, previous, revision, Solution::default());
         (next.rows != previous.rows).then_some(next)
     }
 
@@ -88,7 +93,12 @@ impl Controller {
             |application: &Uid| Record::Report { cluster: uid.clone(), application: application.clone() }.key();
         let pieces = of_it.map(|(application, _)| Operation::Delete(report(application))).collect();
         let pointer = without_finalizer(&stored.entry.key, stored.entry.modified, stored.object(), CLUSTER_FINALIZER);
-        let message = "nothing is decided for it any more; what runs there is no longer the hub's".to_owned();
+        let metadata = &stored.view.metadata;
+        let mut by = format!("deleted by {}", deletion(metadata).author);
+        if let Some(author) = metadata.annotations.get(FORGET_AUTHOR_ANNOTATION) {
+            by = format!("{by}, forgotten by {author}");
+        }
+        let message = format!("{by}: nothing is decided for it any more; what runs there is no longer the hub's");
         self.tell_of_cluster(now, uid, false, "ClusterRemoved", message);
         self.begin(uid, Plan { pieces, pointer, ..Plan::default() });
     }

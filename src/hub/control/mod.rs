@@ -25,7 +25,6 @@ use self::{
 };
 pub use self::{
     brake::CONFIRM_ANNOTATION,
-    clusters::FORGET_ANNOTATION,
     driver::{Beats, Handle, Inputs, channel, run},
 };
 use super::{

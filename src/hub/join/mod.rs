@@ -23,7 +23,7 @@ use super::{
     pki::{AgentCertificate, Pki},
 };
 use crate::{
-    kinds::{self, Kind, schema::check_subdomain},
+    kinds::{self, Kind, Origin, schema::check_subdomain},
     model::{Cluster, Timestamp, Uid, token::JoinToken},
     store::{Compare, Entry, Operation, Outcome, Store, Transaction, object},
     wire::{
@@ -157,7 +157,9 @@ impl Joining {
                     let mut used = decode(token_entry)?;
                     objects::use_token(&mut used, &name, None, &key, now);
                     let mut forgotten = decode(old)?;
-                    objects::forget(&mut forgotten, &cluster.metadata.uid, now);
+                    // The token is what an admin gave away for this; what follows is of whoever holds it.
+                    let origin = Origin { user: format!("token {}", call.token), trace: String::new() };
+                    objects::forget(&mut forgotten, &cluster.metadata.uid, now, &origin);
                     let transaction = Transaction {
                         compares: vec![unchanged(token_entry), unchanged(old)],
                         operations: vec![put(token_entry, &used), put(old, &forgotten)],

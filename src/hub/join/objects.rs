@@ -4,8 +4,11 @@
 use serde_json::{Value, json};
 
 use crate::{
-    hub::control::FORGET_ANNOTATION,
-    kinds,
+    kinds::{
+        self, Origin,
+        cluster::{FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION},
+        metadata::mark_deleted,
+    },
     model::{Timestamp, Uid, cluster::CertificateStatus, token::JoinToken},
     store::object,
     wire::JoinCall,
@@ -57,13 +60,13 @@ pub fn use_token(token: &mut Value, cluster: &str, cluster_uid: Option<&Uid>, ke
 }
 
 /// Orders a Cluster away at once: what runs there stays, nobody waits for its agent.
-pub fn forget(cluster: &mut Value, uid: &Uid, now: Timestamp) {
+pub fn forget(cluster: &mut Value, uid: &Uid, now: Timestamp, origin: &Origin) {
     if let Some(annotations) = object::annotations_mut(cluster) {
         annotations.insert(FORGET_ANNOTATION.into(), json!(uid));
+        annotations.insert(FORGET_AUTHOR_ANNOTATION.into(), json!(origin.user));
     }
-    if let Some(metadata) = object::metadata_mut(cluster) {
-        metadata.entry("deletionTimestamp").or_insert(json!(now));
-        metadata.entry("deletionGracePeriodSeconds").or_insert(json!(0));
+    if cluster["metadata"]["deletionTimestamp"].is_null() {
+        mark_deleted(cluster, now, origin);
     }
 }
 

@@ -6,7 +6,10 @@ use super::{At, World, site::Site};
 use crate::{
     flow::admit,
     hub::keys,
-    kinds::{self, Kind, Origin},
+    kinds::{
+        self, Kind, Origin,
+        metadata::{keep_deletion, mark_deleted},
+    },
     model::Uid,
     sim::{
         check::Author,
@@ -72,7 +75,8 @@ impl World {
             let transaction = Transaction { compares: vec![], operations: vec![Operation::Delete(key)] };
             let _ = self.write(transaction, Author::Person);
         } else if value["metadata"].get("deletionTimestamp").is_none() {
-            value["metadata"]["deletionTimestamp"] = self.now().wall.to_string().into();
+            let origin = Origin { user: "sim".into(), ..Origin::default() };
+            mark_deleted(&mut value, self.now().wall, &origin);
             self.store_object(kind, namespace, name, &value);
         }
         true
@@ -152,6 +156,7 @@ impl World {
         if let Some(status) = status {
             value["status"] = status;
         }
+        keep_deletion(old.as_ref(), &mut value);
         (kind.hooks.prepare)(&mut value, old.as_ref(), &Origin { user: "sim".into(), trace });
         self.store_object(kind, namespace, name, &value);
     }

@@ -146,6 +146,39 @@ async fn the_hubs_finalizer_is_not_a_clients_to_take() {
 }
 
 #[tokio::test]
+async fn who_deleted_is_noted_and_nobody_forges_it() {
+    let hub = Hub::new().await;
+    let forged = json!({"hanse.dev/deletion-author": "mallory", "hanse.dev/deletion-trace": "m", "kept": "yes"});
+    let mut sent = app("web");
+    sent["metadata"]["annotations"] = forged.clone();
+    let noted = |object: &Value| {
+        let annotations = &object["metadata"]["annotations"];
+        ["author", "trace"].map(|what| annotations[format!("hanse.dev/deletion-{what}")].clone())
+    };
+    let made = hub.post(APPS, &sent).await.expect(201);
+    assert_eq!((noted(&made), &made["metadata"]["annotations"]["kept"]), ([Value::Null, Value::Null], &json!("yes")));
+    let url = format!("{APPS}/web");
+    assert_eq!(noted(&hub.merge(&url, json!({"metadata": {"annotations": forged}})).await.expect(200)), noted(&made));
+
+    let marked = hub.delete(&url).await.expect(200);
+    assert_eq!((&noted(&marked)[0], noted(&marked)[1].as_str().map(str::len)), (&json!("ann"), Some(32)));
+    for annotations in [forged, json!({"hanse.dev/deletion-author": null}), Value::Null] {
+        let after = hub.merge(&url, json!({"metadata": {"annotations": annotations}})).await.expect(200);
+        assert_eq!(noted(&after), noted(&marked));
+    }
+    let mut silent = hub.get(&url).await.expect(200);
+    silent["metadata"]["annotations"] = Value::Null;
+    assert_eq!(noted(&hub.put(&url, &silent).await.expect(200)), noted(&marked));
+    let bob = Peer::Person(Person { user: "bob".into(), groups: vec![ADMIN_GROUP.into()], expired: None });
+    let again = Request::delete(&url).body(Body::empty()).expect("a request");
+    let again = hub.send(bob, again).await.expect(200);
+    assert_eq!(noted(&again), noted(&marked), "the first one deleted it");
+    let audit = hub.audit();
+    let deletion = audit.iter().find(|line| line["verb"] == "delete").expect("a line");
+    assert_eq!((&deletion["user"], &deletion["trace"]), (&noted(&marked)[0], &noted(&marked)[1]));
+}
+
+#[tokio::test]
 async fn preconditions_are_held() {
     let hub = Hub::new().await;
     let made = hub.post(EVENTS, &event("e", json!({}))).await.expect(201);

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::world::World;
 use crate::{
-    hub::control::{Effect, Event, FORGET_ANNOTATION, Settings},
-    kinds::{APPLICATION, CLUSTER},
+    hub::control::{Effect, Event, Settings},
+    kinds::{APPLICATION, CLUSTER, cluster::{FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION}},
     store::{Key, Operation, Outcome, Transaction},
 };
 
@@ -84,7 +84,7 @@ fn a_deleted_application_leaves_nothing_behind() {
 #[test]
 fn deletion_waits_for_a_dead_cluster_until_it_is_forgotten() {
     let mut world = World::with(&[("eu", 40), ("us", 40)]);
-    world.apply("web", 10, divided());
+    let web = world.apply("web", 10, divided());
     world.settle();
     world.agent("us").up = false;
     world.delete(&APPLICATION, "default", "web");
@@ -92,13 +92,18 @@ fn deletion_waits_for_a_dead_cluster_until_it_is_forgotten() {
     let app = world.app("web");
     assert_eq!(app["status"]["status"], "deleting");
     assert_eq!(World::condition(&app, "Ready")["message"], "waiting for us to confirm the removals");
+    let waiting = world.placement(&web).expect("a placement").rows[0].clone();
+    assert_eq!((waiting.removals[0].author.as_str(), waiting.trace.as_str()), ("bob", "t2"), "who deleted it");
     assert!(world.running("eu").is_empty(), "the others do not wait");
 
     let uid = world.cluster("us")["metadata"]["uid"].clone();
-    world.edit(&CLUSTER, "", "us", |us| us["metadata"]["annotations"] = json!({FORGET_ANNOTATION: uid}));
+    let word = json!({FORGET_ANNOTATION: uid, FORGET_AUTHOR_ANNOTATION: "carol"});
+    world.edit(&CLUSTER, "", "us", |us| us["metadata"]["annotations"] = word);
     world.delete(&CLUSTER, "", "us");
     world.settle();
     assert_eq!((world.app("web"), world.cluster("us")), (json!(null), json!(null)));
+    let told = |words: &str| world.events().iter().any(|event| event.starts_with(words));
+    assert!(told("web Deleting: deleted by bob: ") && told("us ClusterRemoved: deleted by bob, forgotten by carol: "));
 }
 
 #[test]
@@ -124,7 +129,9 @@ fn a_drained_cluster_goes_when_its_removals_are_confirmed() {
     world.edit(&CLUSTER, "", "us", |us| us["spec"]["deletionPolicy"] = json!("Drain"));
     world.delete(&CLUSTER, "", "us");
     world.settle();
-    assert_eq!(world.removals(&web)[0].1.reason, crate::model::work::RemovalReason::ClusterDrained);
+    let (cluster, removal) = world.removals(&web).remove(0);
+    assert_eq!((cluster.as_str(), removal.reason), ("us", crate::model::work::RemovalReason::ClusterDrained));
+    assert_eq!(removal.author, "bob", "who drains the cluster, not who changed the Application last");
     assert_ne!(world.cluster("us"), json!(null), "its agent has not confirmed");
     world.agent("us").up = true;
     world.settle();

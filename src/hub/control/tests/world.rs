@@ -12,7 +12,10 @@ use crate::{
         records::Placements,
         slices::Slices,
     },
-    kinds::{APPLICATION, CLUSTER, EVENT, Kind, application::WORKS_FINALIZER, cluster::CLUSTER_FINALIZER},
+    kinds::{
+        APPLICATION, CLUSTER, EVENT, Kind, Origin, application::WORKS_FINALIZER, cluster::CLUSTER_FINALIZER,
+        metadata::mark_deleted,
+    },
     model::{
         Now, ObjectRef, Placement, Report, Resources, Sketch, Timestamp, Uid, Work,
         quantity::{CPU, PODS},
@@ -232,10 +235,11 @@ impl World {
         uid
     }
 
-    /// As the API does it: an object with finalizers only gets its time of deletion.
+    /// As the API does it for a person named bob: an object with finalizers only gets its time of deletion.
     pub fn delete(&mut self, kind: &Kind, namespace: &str, name: &str) {
-        let now = self.now().wall.to_string();
-        self.edit(kind, namespace, name, |object| object["metadata"]["deletionTimestamp"] = json!(now));
+        let now = self.now().wall;
+        let origin = Origin { user: "bob".into(), trace: "t2".into() };
+        self.edit(kind, namespace, name, |object| mark_deleted(object, now, &origin));
     }
 
     pub fn edit(&mut self, kind: &Kind, namespace: &str, name: &str, edit: impl FnOnce(&mut Value)) {
