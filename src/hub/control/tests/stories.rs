@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::world::World;
 use crate::{
     hub::control::{Effect, Event, Settings},
-    kinds::{APPLICATION, CLUSTER, cluster::{FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION}},
+    kinds::{
+        APPLICATION, CLUSTER,
+        cluster::{FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION},
+    },
     store::{Key, Operation, Outcome, Transaction},
 };
 
