@@ -17,7 +17,7 @@ use crate::model::{
     pointer,
     report::ObjectState,
     revision::{RenderedComponent, Revision},
-    work::{Manifest, Removal, RemovalReason},
+    work::{Manifest, PLACEMENT_AUTHOR, Removal, RemovalReason},
 };
 
 /// What the next placement is made from, beside the solution.
@@ -34,6 +34,9 @@ pub struct Change<'a> {
     pub dropped: &'a BTreeSet<Uid>,
     /// Clusters that are being drained, and by whose request.
     pub drained: &'a BTreeMap<Uid, Cause<'a>>,
+    /// Clusters where a person agreed that it loses what nobody named (rule 14), and who: the agent asks for a person's
+    /// word as the hub does.
+    pub agreed: &'a BTreeMap<Uid, &'a str>,
     /// The Application was deleted by name.
     pub deleted: Option<Cause<'a>>,
     /// The last change of the Application: of what its newest revision no longer lists.
@@ -55,7 +58,9 @@ impl<'a> Change<'a> {
         match (self.deleted, self.drained.get(cluster)) {
             (Some(deleted), _) => (RemovalReason::ApplicationDeleted, deleted.author),
             (None, Some(drained)) => (RemovalReason::ClusterDrained, drained.author),
-            (None, None) if placed_elsewhere => (RemovalReason::PlacedElsewhere, "placement"),
+            (None, None) if placed_elsewhere => {
+                (RemovalReason::PlacedElsewhere, self.agreed.get(cluster).copied().unwrap_or(PLACEMENT_AUTHOR))
+            }
             (None, None) => (RemovalReason::NotInRevision, self.changed.author),
         }
     }

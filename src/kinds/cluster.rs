@@ -21,6 +21,11 @@ pub const FORGET_ANNOTATION: &str = "hanse.dev/forget";
 /// Who said so; written by the hub alone.
 pub const FORGET_AUTHOR_ANNOTATION: &str = "hanse.dev/forget-author";
 
+/// On a Cluster: the digest of the removals that a person agrees to (rule 14).
+pub const CONFIRM_ANNOTATION: &str = "hanse.dev/confirm-removals";
+/// Who agreed: the author of those removals; written by the hub alone.
+pub const CONFIRM_AUTHOR_ANNOTATION: &str = "hanse.dev/confirm-author";
+
 pub fn cluster() -> Kind {
     Kind {
         gvk: GroupVersionKind::new(GROUP, VERSION, "Cluster"),
@@ -57,7 +62,9 @@ fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
     let Some(annotations) = new.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
     let old = old.map(|old| &old["metadata"]["annotations"]);
     let before = |key: &str| old.and_then(|old| old.get(key)).cloned();
-    for (word, author) in [(FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION)] {
+    let words =
+        [(FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION), (CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION)];
+    for (word, author) in words {
         let noted = match annotations.get(word) {
             None => None,
             same if same == before(word).as_ref() => before(author),
@@ -321,7 +328,12 @@ mod tests {
     }
 
     #[test]
-    fn whose_word_it_is_that_a_cluster_is_forgotten_is_the_hubs_to_note() {
+    fn whose_word_it_is_that_decides_something_is_the_hubs_to_note() {
+        holds_of(FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION);
+        holds_of(CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION);
+    }
+
+    fn holds_of(word: &str, author: &str) {
         let cluster = |annotations: Value| json!({"metadata": {"annotations": annotations}});
         let written = |user: &str, old: &Value, annotations: Value| {
             let mut new = cluster(annotations);
@@ -329,16 +341,16 @@ mod tests {
             new
         };
         let none = cluster(json!({}));
-        let word = json!({FORGET_ANNOTATION: "uid"});
-        let forged = json!({FORGET_ANNOTATION: "uid", FORGET_AUTHOR_ANNOTATION: "mallory"});
-        let noted = |user: &str| cluster(json!({FORGET_ANNOTATION: "uid", FORGET_AUTHOR_ANNOTATION: user}));
-        assert_eq!(written("ann", &none, word.clone()), noted("ann"));
+        let said = json!({word: "uid"});
+        let forged = json!({word: "uid", author: "mallory"});
+        let noted = |user: &str| cluster(json!({word: "uid", author: user}));
+        assert_eq!(written("ann", &none, said.clone()), noted("ann"));
         assert_eq!(written("ann", &none, forged.clone()), noted("ann"));
-        for annotations in [word, forged] {
+        for annotations in [said, forged] {
             assert_eq!(written("bob", &noted("ann"), annotations), noted("ann"), "it is still ann's word");
         }
-        assert_eq!(written("bob", &none, json!({FORGET_AUTHOR_ANNOTATION: "mallory"})), none);
-        assert_eq!(written("bob", &noted("ann"), json!({FORGET_AUTHOR_ANNOTATION: "ann"})), none);
+        assert_eq!(written("bob", &none, json!({author: "mallory"})), none);
+        assert_eq!(written("bob", &noted("ann"), json!({author: "ann"})), none);
     }
 
     #[test]

@@ -54,9 +54,13 @@ pub struct Removal {
     /// The revision that last listed the object.
     pub revision: String,
     pub reason: RemovalReason,
-    /// Who caused it: the user of the request, or `placement`.
+    /// Who caused it: the user of the request, who agreed to it, or [`PLACEMENT_AUTHOR`].
     pub author: String,
 }
+
+/// Author of what the hub decided by itself. Any other author is a person, or a tool of theirs, who named it or agreed to
+/// that very set (rule 14).
+pub const PLACEMENT_AUTHOR: &str = "placement";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RemovalReason {

@@ -6,6 +6,7 @@
 //! wait | run SECONDSs                       partition NAME [up|down] | heal [NAME]
 //! crash hub | restart hub                   crash agent NAME | restart agent NAME | rejoin NAME
 //! cordon NAME | uncordon NAME               label NAME KEY=VALUE
+//! confirm NAME                              (agrees to the removals that the cluster says are held)
 //! foreign NAME <<yaml … yaml                edit NAME KIND/NAME POINTER JSON | remove NAME KIND/NAME
 //! mark                                      (assert writes counts from here)
 //! assert placement APP eu=12 us=10          assert objects CLUSTER KIND/NAME…   (exactly these are ours)
@@ -26,7 +27,7 @@ use super::{
     world::{At, Settings, World},
 };
 use crate::{
-    kinds,
+    kinds::{self, cluster::CONFIRM_ANNOTATION},
     model::{
         GroupVersionKind, ObjectName, ObjectRef, Resources,
         cluster::REGION_LABEL,
@@ -152,6 +153,16 @@ impl Runner {
             ["label", name, label] => {
                 let (key, value) = label.split_once('=').ok_or("write the label as KEY=VALUE")?;
                 world.edit_object(&kinds::CLUSTER, "", name, |o| o["metadata"]["labels"][key] = value.into());
+            }
+            ["confirm", name] => {
+                let cluster = world.object(&kinds::CLUSTER, "", name).ok_or("there is no such cluster")?;
+                let mut conditions = cluster["status"]["conditions"].as_array().into_iter().flatten();
+                let held = conditions.find(|condition| condition["type"] == "RemovalsHeld");
+                let words = held.and_then(|held| held["message"].as_str()).ok_or("nothing is held there")?;
+                let digest = words.rsplit('=').next().unwrap_or_default();
+                world.edit_object(&kinds::CLUSTER, "", name, |o| {
+                    o["metadata"]["annotations"][CONFIRM_ANNOTATION] = digest.into();
+                });
             }
             ["foreign", name] => {
                 let (at, object) = (site(world, name)?, yaml(document)?);

@@ -6,15 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Uid,
-    work::{Removal, RemovalReason, Work},
+    work::{PLACEMENT_AUTHOR, Removal, RemovalReason, Work},
 };
 
 /// Works whose unnamed removals may run within one [`WINDOW_MS`] in any case.
 const WORKS_FREE: usize = 10;
 const WINDOW_MS: u64 = 600_000;
-/// Author of what the hub decided by itself. Any other author is a person, or a tool of theirs, who named it; so a
-/// held set is confirmed by a newer generation whose removals carry the name of whoever confirmed it.
-const NOBODY: &str = "placement";
 
 /// When unnamed removals last ran, by Application.
 #[derive(Debug, Clone, Default)]
@@ -51,10 +48,11 @@ pub fn removes_unnamed(work: &Work) -> bool {
     work.removals.iter().any(is_unnamed)
 }
 
+/// A held set is confirmed by removals that carry the name of whoever confirmed it.
 fn is_unnamed(removal: &Removal) -> bool {
     match removal.reason {
         RemovalReason::ApplicationDeleted | RemovalReason::ClusterDrained => false,
-        RemovalReason::NotInRevision | RemovalReason::PlacedElsewhere => removal.author == NOBODY,
+        RemovalReason::NotInRevision | RemovalReason::PlacedElsewhere => removal.author == PLACEMENT_AUTHOR,
     }
 }
 

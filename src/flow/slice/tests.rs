@@ -47,6 +47,7 @@ struct Story {
     deleted: Option<Cause<'static>>,
     drained: BTreeMap<Uid, Cause<'static>>,
     dropped: BTreeSet<Uid>,
+    agreed: BTreeMap<Uid, &'static str>,
 }
 
 impl Story {
@@ -66,6 +67,7 @@ impl Story {
             deleted: None,
             drained: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            agreed: BTreeMap::new(),
         }
     }
 
@@ -93,6 +95,7 @@ impl Story {
             names: &|_| "eu".into(),
             dropped: &self.dropped,
             drained: &self.drained,
+            agreed: &self.agreed,
             deleted: self.deleted,
             changed: Cause { author: "alice", trace: "changed" },
         };
@@ -191,6 +194,16 @@ fn what_moved_away_is_removed_by_placement_and_the_row_goes_once_confirmed() {
     assert!(story.decide_on("app-v1", &[]).is_none());
     let back = story.decide_on("app-v1", &[("a", 1)]).map(|row| row.generation);
     assert_eq!(back, Some(4), "a row that comes back is newer than the one that went");
+}
+
+#[test]
+fn what_a_person_agreed_to_is_of_that_persons_doing() {
+    let mut story = Story::new();
+    story.decide(&["a"], &[("a", 1)]);
+    story.agreed = [(EU.into(), "dora")].into();
+    story.decide_on("app-v1", &[]);
+    assert_eq!(story.ordered(), [("a".to_owned(), RemovalReason::PlacedElsewhere)]);
+    assert_eq!(story.cause().0, "dora");
 }
 
 #[test]

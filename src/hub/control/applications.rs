@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     Controller,
+    clusters::confirmed,
     index::StoredApplication,
     lanes::{Plan, unchanged},
 };
@@ -122,7 +123,8 @@ impl Controller {
         }
         for (cluster, losing) in &by_cluster {
             let works = self.index.tenants.get(cluster).map_or(0, BTreeSet::len);
-            self.brake.judge(now.monotonic_ms, cluster, losing, works, self.confirmed(cluster).as_deref());
+            let confirmed = self.index.clusters.get(cluster).and_then(|stored| confirmed(&stored.view));
+            self.brake.judge(now.monotonic_ms, cluster, losing, works, confirmed);
             self.clusters_due.insert(cluster.clone(), now.monotonic_ms);
         }
         for application in braked.keys() {
@@ -213,6 +215,7 @@ impl Controller {
     ) -> Placement {
         let metadata = &stored.view.metadata;
         let clusters = || previous.rows.iter().map(|row| row.cluster.clone());
+        let agreed = |cluster: Uid| self.brake.agreed(&cluster, &metadata.uid).map(|author| (cluster.clone(), author));
         let nothing = BTreeMap::new();
         slice::place(
             &Change {
@@ -226,6 +229,7 @@ impl Controller {
                 names: &|uid| self.fleet.get(uid).map(|candidate| candidate.name.clone()).unwrap_or_default(),
                 dropped: &clusters().filter(|cluster| self.is_dropped(cluster)).collect(),
                 drained: &clusters().filter_map(|cluster| Some((cluster.clone(), self.drain(&cluster)?))).collect(),
+                agreed: &clusters().filter_map(agreed).collect(),
                 deleted: metadata.deletion_timestamp.map(|_| deletion(metadata)),
                 changed: cause(metadata, AUTHOR_ANNOTATION, TRACE_ANNOTATION),
             },

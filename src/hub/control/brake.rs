@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Digest, Uid};
+use crate::{
+    kinds::cluster::CONFIRM_ANNOTATION,
+    model::{Digest, Uid},
+};
 
-/// Annotation on a Cluster: the digest of the removals that a person agrees to.
-pub const CONFIRM_ANNOTATION: &str = "hanse.dev/confirm-removals";
 const WORKS_MAX: usize = 10;
 const SHARE_OF_CLUSTER: usize = 10;
 const WINDOW_MS: u64 = 10 * 60 * 1000;
@@ -23,28 +24,50 @@ pub struct Brake {
     recent: BTreeMap<Uid, BTreeMap<Uid, Passed>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Passed {
     at_ms: u64,
-    by_a_person: bool,
+    /// Who agreed; absent where it was one of few.
+    by: Option<String>,
+}
+
+/// A person's word on a cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Confirmation<'a> {
+    /// Of the set that is agreed to.
+    pub digest: &'a str,
+    pub author: &'a str,
 }
 
 impl Brake {
     /// Judges what `losing` are about to lose in `cluster`, of `works` that it has. Afterwards [`Brake::holds`] says which
-    /// of them wait. `confirmed` is what the Cluster's annotation says.
-    pub fn judge(&mut self, now_ms: u64, cluster: &Uid, losing: &BTreeSet<Uid>, works: usize, confirmed: Option<&str>) {
+    /// of them wait.
+    pub fn judge(
+        &mut self,
+        now_ms: u64,
+        cluster: &Uid,
+        losing: &BTreeSet<Uid>,
+        works: usize,
+        confirmed: Option<Confirmation<'_>>,
+    ) {
         let recent = self.recent.entry(cluster.clone()).or_default();
         recent.retain(|_, passed| now_ms.saturating_sub(passed.at_ms) < WINDOW_MS);
         let before = self.held.remove(cluster).unwrap_or_default();
-        let agreed = |application: &&Uid| recent.get(*application).is_some_and(|passed| passed.by_a_person);
+        let agreed = |application: &&Uid| recent.get(*application).is_some_and(|passed| passed.by.is_some());
         let waiting: BTreeSet<Uid> = before.union(losing).filter(|application| !agreed(application)).cloned().collect();
         let count = recent.keys().chain(&waiting).collect::<BTreeSet<_>>().len();
-        let by_a_person = confirmed == Some(digest(&waiting).as_str());
-        if count > WORKS_MAX && count * SHARE_OF_CLUSTER > works && !by_a_person && !waiting.is_empty() {
+        let by = confirmed.filter(|word| word.digest == digest(&waiting)).map(|word| word.author.to_owned());
+        if count > WORKS_MAX && count * SHARE_OF_CLUSTER > works && by.is_none() && !waiting.is_empty() {
             self.held.insert(cluster.clone(), waiting);
         } else {
-            recent.extend(waiting.into_iter().map(|application| (application, Passed { at_ms: now_ms, by_a_person })));
+            let passed = Passed { at_ms: now_ms, by };
+            recent.extend(waiting.into_iter().map(|application| (application, passed.clone())));
         }
+    }
+
+    /// Who agreed that the Application may lose something in the cluster, where somebody did.
+    pub fn agreed(&self, cluster: &Uid, application: &Uid) -> Option<&str> {
+        self.recent.get(cluster)?.get(application)?.by.as_deref()
     }
 
     pub fn holds(&self, cluster: &Uid, application: &Uid) -> bool {
@@ -121,12 +144,13 @@ mod tests {
         let eu = Uid::from("eu");
         brake.judge(0, &eu, &applications(0..12), 20, None);
         let agreed = digest(brake.held(&eu).expect("held"));
-        brake.judge(1, &eu, &applications(0..13), 20, Some(&agreed));
-        assert_eq!(held(&brake), 13, "one more came");
+        let word = |digest| Some(Confirmation { digest, author: "ann" });
+        brake.judge(1, &eu, &applications(0..13), 20, word(&agreed));
+        assert_eq!((held(&brake), brake.agreed(&eu, &"app-004".into())), (13, None), "one more came");
         let agreed = digest(brake.held(&eu).expect("held"));
-        brake.judge(2, &eu, &applications(0..13), 20, Some(&agreed));
-        assert_eq!(held(&brake), 0);
-        brake.judge(3, &eu, &applications(4..5), 20, Some(&agreed));
+        brake.judge(2, &eu, &applications(0..13), 20, word(&agreed));
+        assert_eq!((held(&brake), brake.agreed(&eu, &"app-004".into())), (0, Some("ann")));
+        brake.judge(3, &eu, &applications(4..5), 20, word(&agreed));
         assert_eq!(held(&brake), 0, "each of them may go one by one");
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Controller, Effect, FromAgent,
     applications::deletion,
-    brake::CONFIRM_ANNOTATION,
+    brake::Confirmation,
     index::StoredCluster,
     lanes::{Plan, unchanged},
 };
@@ -22,7 +22,7 @@ use crate::{
     },
     kinds::{
         CLUSTER,
-        cluster::{CLUSTER_FINALIZER, FORGET_ANNOTATION},
+        cluster::{CLUSTER_FINALIZER, CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION, FORGET_ANNOTATION},
     },
     model::{
         Cluster, Condition, Conditions, Now, Resources, Sketch, Timestamp, Uid,
@@ -339,11 +339,13 @@ impl Controller {
         let about = About { gvk: CLUSTER.gvk.clone(), name: stored.view.metadata.object_name(), uid: uid.clone() };
         self.note(now, &Note { about, warning, reason, message });
     }
+}
 
-    /// What a person agreed to on this cluster (rule 14).
-    pub(super) fn confirmed(&self, uid: &Uid) -> Option<String> {
-        self.index.clusters.get(uid)?.view.metadata.annotations.get(CONFIRM_ANNOTATION).cloned()
-    }
+/// What a person agreed to on a cluster (rule 14).
+pub fn confirmed(cluster: &Cluster) -> Option<Confirmation<'_>> {
+    let annotation = |key: &str| cluster.metadata.annotations.get(key).map(String::as_str);
+    let author = annotation(CONFIRM_AUTHOR_ANNOTATION)?;
+    Some(Confirmation { digest: annotation(CONFIRM_ANNOTATION)?, author })
 }
 
 fn put_if_changed<T: PartialEq + serde::Serialize>(object: &mut Value, field: &str, before: &T, after: &T) {

@@ -24,7 +24,6 @@ use self::{
     reservations::{Reservations, outstanding},
 };
 pub use self::{
-    brake::CONFIRM_ANNOTATION,
     driver::{Beats, Handle, Inputs, channel, run},
 };
 use super::{

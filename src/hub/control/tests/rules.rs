@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use super::world::World;
 use crate::{
-    hub::control::{CONFIRM_ANNOTATION, Controller, Event, FromAgent, Settings},
-    kinds::{APPLICATION, CLUSTER},
+    hub::control::{Controller, Event, FromAgent, Settings},
+    kinds::{
+        APPLICATION, CLUSTER,
+        cluster::{CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION},
+    },
     model::{Placement, Uid, work::RemovalReason},
 };
 
@@ -350,7 +353,8 @@ fn rule_14_removals_that_nobody_named_are_held_until_that_very_set_is_confirmed(
 
     // Another set's digest is no yes.
     let annotate = |world: &mut World, digest: &str| {
-        world.edit(&CLUSTER, "", "us", |us| us["metadata"]["annotations"] = json!({CONFIRM_ANNOTATION: digest}));
+        let word = json!({CONFIRM_ANNOTATION: digest, CONFIRM_AUTHOR_ANNOTATION: "dora"});
+        world.edit(&CLUSTER, "", "us", |us| us["metadata"]["annotations"] = word);
         world.settle();
     };
     annotate(&mut world, "0123456789abcdef");
