@@ -62,8 +62,7 @@ fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
     let Some(annotations) = new.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
     let old = old.map(|old| &old["metadata"]["annotations"]);
     let before = |key: &str| old.and_then(|old| old.get(key)).cloned();
-    let words =
-        [(FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION), (CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION)];
+    let words = [(FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION), (CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION)];
     for (word, author) in words {
         let noted = match annotations.get(word) {
             None => None,

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+pub use self::driver::{Beats, Handle, Inputs, channel, run};
 use self::{
     applications::{Due, RenderFaults},
     brake::Brake,
@@ -22,9 +23,6 @@ use self::{
     lanes::{Lane, Plan},
     outbox::Outbox,
     reservations::{Reservations, outstanding},
-};
-pub use self::{
-    driver::{Beats, Handle, Inputs, channel, run},
 };
 use super::{
     events::{Note, Recorder},
