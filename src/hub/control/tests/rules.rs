@@ -7,12 +7,17 @@ use serde_json::{Value, json};
 
 use super::world::World;
 use crate::{
-    hub::control::{Controller, Event, FromAgent, Settings},
+    hub::{
+        control::{Controller, Event, FromAgent, Settings},
+        feed::Feed,
+        keys,
+    },
     kinds::{
         APPLICATION, CLUSTER,
         cluster::{CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION},
     },
     model::{Placement, Uid, work::RemovalReason},
+    store::{Change, WatchEvent},
 };
 
 fn divided() -> Value {
@@ -393,6 +398,22 @@ fn rule_15_unknown_is_not_empty() {
         world.now_ms += 3600 * 1000;
         assert_eq!(deaf.step(world.now(), event), []);
     }
+    // Nor when it hears of the Application and where it runs before it hears of any cluster: that the cluster is not
+    // known yet does not mean that it is gone.
+    let past = world.store.past("/hanse/", 0, usize::MAX).expect("history");
+    let of_cluster = |change: &Change| change.key.as_str().starts_with(&keys::prefix(&CLUSTER, None));
+    let mut heard = 0;
+    for event in &past.events {
+        if let WatchEvent::Transaction { revision, changes } = event {
+            let changes: Vec<Change> = changes.iter().filter(|change| !of_cluster(change)).cloned().collect();
+            heard += changes.len();
+            let feed = Feed::Changed { revision: *revision, changes: changes.into() };
+            assert_eq!(deaf.step(world.now(), Event::Store(feed)), []);
+        }
+    }
+    world.now_ms += 3600 * 1000;
+    assert_eq!((heard > 0, deaf.step(world.now(), Event::Tick)), (true, vec![]));
+    assert_eq!(deaf.deadline(), None);
     let unheard = crate::hub::slices::Slices::new();
     assert_eq!((unheard.slice(&eu).revision, world.slices.slice(&eu).revision), (0, world.store.revision()));
     assert_eq!(world.app("web")["status"]["observedGeneration"], world.app("web")["metadata"]["generation"]);
