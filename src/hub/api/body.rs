@@ -91,7 +91,7 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding> {
 }
 
 /// The whole body, within the limit of size. `patience` is for all of it: one that trickles in for ever is given up.
-pub async fn read(headers: &HeaderMap, body: Body, patience: Duration) -> Result<Bytes> {
+pub async fn read(headers: &HeaderMap, body: &mut Body, patience: Duration) -> Result<Bytes> {
     let too_large =
         || Refusal::too_large(format!("the request body is larger than the limit of {} bytes", limits::BODY_BYTES_MAX));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -105,6 +105,17 @@ pub async fn read(headers: &HeaderMap, body: Body, patience: Duration) -> Result
         Ok(Err(error)) => Err(Refusal::bad_request(format!("the request body could not be read: {error}"))),
         Err(_) => Err(Refusal::request_timeout(format!("the request body did not end within {patience:?}"))),
     }
+}
+
+/// Keeps what is left of a request's body until its answer is sent. Letting it go resets the HTTP/2 stream, and a client
+/// would see that instead of why it was refused.
+pub fn outlasted(response: Response, request: Body) -> Response {
+    response.map(|answer| {
+        Body::new(answer.map_err(move |error| {
+            let _ = &request;
+            error
+        }))
+    })
 }
 
 /// A body as a value, with its duplicate keys.

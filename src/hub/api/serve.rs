@@ -2,7 +2,11 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use axum::{body::Body, extract::State, response::Response};
+use axum::{
+    body::{Body, HttpBody},
+    extract::State,
+    response::Response,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
@@ -37,10 +41,13 @@ struct Caller {
 }
 
 pub async fn handle(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let audit_id = uuid::Uuid::new_v4().to_string();
-    let served = serve(&api, &parts, body, &audit_id).await;
+    let served = serve(&api, &parts, &mut body, &audit_id).await;
     let mut response = served.unwrap_or_else(|refusal| refusal.response());
+    if !body.is_end_stream() {
+        response = body::outlasted(response, body);
+    }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&audit_id) {
         headers.insert("audit-id", value);
@@ -49,7 +56,7 @@ pub async fn handle(State(api): State<Arc<Api>>, request: Request<Body>) -> Resp
     response
 }
 
-async fn serve(api: &Arc<Api>, parts: &Parts, body: Body, audit_id: &str) -> Result<Response> {
+async fn serve(api: &Arc<Api>, parts: &Parts, body: &mut Body, audit_id: &str) -> Result<Response> {
     let caller = identify(api, parts, audit_id)?;
     let lane = if caller.subject.is_anonymous() { &api.anonymous } else { &api.people };
     let slot = lane.clone().try_acquire_owned().map_err(|_| Refusal::too_many())?;
@@ -163,7 +170,7 @@ fn serves(target: &Target, verb: Verb) -> Result<()> {
 async fn change(
     api: &Arc<Api>,
     parts: &Parts,
-    body: Body,
+    body: &mut Body,
     caller: &Caller,
     target: &Target,
     verb: Verb,

@@ -60,6 +60,26 @@ async fn ten_thousand_unknown_fields_are_counted_not_listed() {
     assert!(ignored.headers.get("warning").is_none());
 }
 
+/// Over HTTP/2, letting a body go that is still coming resets the stream, and with it an answer that is not sent yet.
+#[tokio::test]
+async fn a_body_that_is_not_read_to_its_end_is_let_go_after_the_answer() {
+    let hub = Hub::new().await;
+    for (groups, code) in [(&[ADMIN_GROUP][..], 413), (&[], 403)] {
+        let held = Arc::new(());
+        let holds = held.clone();
+        let endless = futures::stream::repeat_with(move || {
+            let _ = &holds;
+            Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b' '; 1 << 16]))
+        });
+        let mut request = Request::post(APPS).body(Body::from_stream(endless)).expect("a request");
+        request.extensions_mut().insert(person(groups));
+        let response = hub.router.clone().oneshot(request).await.expect("infallible");
+        assert_eq!((response.status().as_u16(), Arc::strong_count(&held)), (code, 2));
+        let answer = response.into_body().collect().await.expect("a body").to_bytes();
+        assert!(answer.starts_with(b"{") && Arc::strong_count(&held) == 1);
+    }
+}
+
 #[tokio::test]
 async fn duplicate_keys_are_found_in_json_and_yaml() {
     let hub = Hub::new().await;
@@ -103,7 +123,7 @@ async fn bodies_beyond_the_limits_are_refused() {
 async fn a_body_that_stalls_is_given_up() {
     let silence = futures::stream::pending::<Result<Bytes, std::io::Error>>();
     let patience = Duration::from_millis(50);
-    let refusal = super::super::body::read(&HeaderMap::new(), Body::from_stream(silence), patience).await;
+    let refusal = super::super::body::read(&HeaderMap::new(), &mut Body::from_stream(silence), patience).await;
     let refusal = refusal.expect_err("no body");
     assert_eq!((refusal.code.as_u16(), refusal.reason), (408, "Timeout"));
 }
