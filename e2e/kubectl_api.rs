@@ -66,6 +66,11 @@ fn kubectl_finds_its_way_around() {
     user.expect("explain application.spec.components.traits", "-required-");
     user.expect("explain clusters.spec", "unschedulable");
     user.expect("explain application --recursive", "appliedResources");
+    user.expect("explain application.spec", "the policies that say where they run");
+    user.expect("auth whoami", "system:masters");
+    user.expect("auth can-i create applications", "yes");
+    user.expect("auth can-i get /version", "yes");
+    user.expect("auth can-i --list", "applications.core.oam.dev");
     user.expect("get namespaces", "default");
     user.expect("get --raw /readyz", "ok");
     user.expect("get --raw /readyz?verbose", "[+]store ok");
@@ -105,6 +110,8 @@ fn an_application_lives_its_life_under_kubectl() {
     assert!(user.send("replace -f -", application("web", "nginx:3")).contains("replaced"));
     user.expect("get app web -o wide", "webservice");
     user.expect("describe app web", "hanse.dev/works");
+    user.expect("get all -o name", "application.core.oam.dev/web");
+    user.refused("scale app web --replicas=2", "have no subresource \"scale\"");
     user.expect("events --for application/web", "");
     user.kubectl("wait app/web --timeout=20s --for=jsonpath={.metadata.name}=web").ok();
 

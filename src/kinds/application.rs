@@ -32,7 +32,8 @@ pub fn application() -> Kind {
         plural: "applications".into(),
         singular: "application".into(),
         short_names: vec!["app".into(), "apps".into()],
-        categories: vec!["oam".into(), "hanse".into()],
+        // `all` for the command that everybody tries first.
+        categories: vec!["all".into(), "oam".into(), "hanse".into()],
         scope: Scope::Namespaced,
         backing: Backing::Store,
         verbs: Verb::ALL.into(),
@@ -239,6 +240,7 @@ fn spec() -> Schema {
         ("workflow", workflow(output)),
     ])
     .required(["components"])
+    .describe("Components with their traits, and the policies that say where they run.")
 }
 
 fn workflow(output: Schema) -> Schema {
@@ -327,6 +329,7 @@ fn status() -> Schema {
         ),
     ])
     .open()
+    .describe("What became of it: the phase, a service per component and cluster, and why each cluster got what it got.")
 }
 
 pub(super) fn condition() -> Schema {

@@ -10,6 +10,7 @@ pub mod application;
 pub mod cluster;
 mod core;
 pub mod metadata;
+mod reviews;
 pub mod schema;
 pub mod strict;
 mod token;
@@ -29,13 +30,27 @@ pub static WORK: LazyLock<Kind> = LazyLock::new(cluster::work);
 pub static JOIN_TOKEN: LazyLock<Kind> = LazyLock::new(token::join_token);
 pub static NAMESPACE: LazyLock<Kind> = LazyLock::new(core::namespace);
 pub static EVENT: LazyLock<Kind> = LazyLock::new(core::event);
+pub static SELF_SUBJECT_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::self_subject_review);
+pub static SELF_SUBJECT_ACCESS_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::self_subject_access_review);
+pub static SELF_SUBJECT_RULES_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::self_subject_rules_review);
 
 /// Labels and annotations that hub and agent keep on objects for themselves.
 pub const OWN_PREFIX: &str = "hanse.dev/";
 
 /// Every kind the hub serves, in order of group, then plural.
-pub fn all() -> [&'static Kind; 7] {
-    [&EVENT, &NAMESPACE, &APPLICATION_REVISION, &APPLICATION, &CLUSTER, &JOIN_TOKEN, &WORK]
+pub fn all() -> [&'static Kind; 10] {
+    [
+        &EVENT,
+        &NAMESPACE,
+        &SELF_SUBJECT_REVIEW,
+        &SELF_SUBJECT_ACCESS_REVIEW,
+        &SELF_SUBJECT_RULES_REVIEW,
+        &APPLICATION_REVISION,
+        &APPLICATION,
+        &CLUSTER,
+        &JOIN_TOKEN,
+        &WORK,
+    ]
 }
 
 pub struct Kind {
@@ -85,6 +100,18 @@ pub enum Backing {
     Store,
     /// Objects derived from what is stored; nothing can be written.
     View,
+    /// None: what is created is a question of the caller about itself, answered and forgotten.
+    Review(Review),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Review {
+    /// Who am I?
+    Subject,
+    /// May I do this?
+    Access,
+    /// What may I do in this namespace?
+    Rules,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -366,7 +393,7 @@ mod tests {
                 let refused = kind.refusals.iter().any(|(refused, _)| *refused == verb);
                 assert_ne!(kind.serves(verb), refused, "{} {}", verb.name(), kind.plural);
             }
-            assert!(kind.backing == Backing::Store || kind.verbs.iter().all(|verb| !verb.writes()), "{}", kind.plural);
+            assert!(kind.backing != Backing::View || kind.verbs.iter().all(|verb| !verb.writes()), "{}", kind.plural);
         }
     }
 }

@@ -129,7 +129,7 @@ fn verbs(kind: &Kind) -> Vec<&'static str> {
     verbs
 }
 
-fn subresources(kind: &Kind) -> Vec<(&'static str, Vec<&'static str>)> {
+pub fn subresources(kind: &Kind) -> Vec<(&'static str, Vec<&'static str>)> {
     match kind.status {
         Status::None => vec![],
         Status::Served => vec![("status", [Verb::Get, Verb::Patch, Verb::Update].map(Verb::name).into())],

@@ -16,6 +16,7 @@ pub mod ports;
 mod protobuf;
 mod query;
 mod read;
+mod reviews;
 mod selector;
 mod serve;
 mod status;

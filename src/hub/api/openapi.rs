@@ -112,7 +112,10 @@ fn reference(name: &str) -> Value {
 }
 
 fn collection(kind: &Kind) -> Value {
-    let mut operations = json!({"get": operation(kind, Verb::List, "")});
+    let mut operations = json!({});
+    if kind.serves(Verb::List) {
+        operations["get"] = operation(kind, Verb::List, "");
+    }
     if kind.serves(Verb::Create) {
         operations["post"] = operation(kind, Verb::Create, "");
     }

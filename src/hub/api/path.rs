@@ -101,7 +101,7 @@ fn target(group: &str, version: &str, segments: &[&str]) -> Result<Target> {
     let subresource = match subresource {
         None => None,
         Some("status") if kind.has_status() => Some(Subresource::Status),
-        Some(_) => return Err(Refusal::no_such_path()),
+        Some(other) => return Err(Refusal::no_such_subresource(kind, name.as_deref().unwrap_or_default(), other)),
     };
     // Objects of a namespaced kind are named within a namespace; only collections reach across all of them.
     if kind.is_namespaced() && namespace.is_none() && name.is_some() || !kind.is_namespaced() && namespace.is_some() {

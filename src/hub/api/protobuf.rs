@@ -1,13 +1,14 @@
-//! Protobuf bodies, as far as they are read: a Namespace, which `kubectl create namespace` sends in no other form.
+//! Protobuf bodies, as far as they are read: a Namespace and the reviews, which `kubectl create namespace` and `kubectl
+//! auth` send in no other form.
 //!
 //! A body is four magic bytes, then the message `Unknown`, which holds the object's own message (apimachinery
 //! `runtime/serializer/protobuf`). Everything else is refused in words.
 
-use prost::Message;
+use prost::{DecodeError, Message};
 use serde_json::{Value, json};
 
 use super::status::{Refusal, Result};
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, Backing, Kind, Review};
 
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
@@ -52,31 +53,113 @@ struct ObjectMeta {
     finalizers: Vec<String>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct AccessReview {
+    #[prost(message, optional, tag = "2")]
+    spec: Option<AccessReviewSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AccessReviewSpec {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<ResourceAttributes>,
+    #[prost(message, optional, tag = "2")]
+    path: Option<PathAttributes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceAttributes {
+    #[prost(string, tag = "1")]
+    namespace: String,
+    #[prost(string, tag = "2")]
+    verb: String,
+    #[prost(string, tag = "3")]
+    group: String,
+    #[prost(string, tag = "4")]
+    version: String,
+    #[prost(string, tag = "5")]
+    resource: String,
+    #[prost(string, tag = "6")]
+    subresource: String,
+    #[prost(string, tag = "7")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PathAttributes {
+    #[prost(string, tag = "1")]
+    path: String,
+    #[prost(string, tag = "2")]
+    verb: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RulesReview {
+    #[prost(message, optional, tag = "2")]
+    spec: Option<RulesReviewSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RulesReviewSpec {
+    #[prost(string, tag = "1")]
+    namespace: String,
+}
+
 pub fn refusal() -> Refusal {
     Refusal::unsupported_media_type(
-        "the hub reads no protobuf but for namespaces: send JSON or YAML (with kubectl, use `create -f` or `apply -f` \
-         instead of the shortcuts that make an object from flags)",
+        "the hub reads no protobuf but for namespaces and reviews: send JSON or YAML (with kubectl, use `create -f` or \
+         `apply -f` instead of the shortcuts that make an object from flags)",
     )
 }
 
 pub fn decode(kind: &Kind, bytes: &[u8]) -> Result<Value> {
-    if kind.gvk != kinds::NAMESPACE.gvk {
-        return Err(refusal());
-    }
+    let read = match kind.backing {
+        Backing::Review(Review::Subject) => |_: &[u8]| Ok(json!({})),
+        Backing::Review(Review::Access) => access_review,
+        Backing::Review(Review::Rules) => rules_review,
+        Backing::Store if kind.gvk == kinds::NAMESPACE.gvk => namespace,
+        Backing::Store | Backing::View => return Err(refusal()),
+    };
     let malformed =
         |error: &dyn std::fmt::Display| Refusal::bad_request(format!("the body is not valid protobuf: {error}"));
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| malformed(&"it does not begin with k8s\\0"))?;
     let unknown = Unknown::decode(rest).map_err(|error| malformed(&error))?;
-    let namespace = Namespace::decode(unknown.raw.as_slice()).map_err(|error| malformed(&error))?;
-    let (type_meta, metadata) = (unknown.type_meta.unwrap_or_default(), namespace.metadata.unwrap_or_default());
+    let mut object = read(&unknown.raw).map_err(|error| malformed(&error))?;
+    let type_meta = unknown.type_meta.unwrap_or_default();
+    object["apiVersion"] = type_meta.api_version.into();
+    object["kind"] = type_meta.kind.into();
+    Ok(object)
+}
+
+fn namespace(raw: &[u8]) -> std::result::Result<Value, DecodeError> {
+    let metadata = Namespace::decode(raw)?.metadata.unwrap_or_default();
     Ok(json!({
-        "apiVersion": type_meta.api_version, "kind": type_meta.kind,
         "metadata": {
             "name": metadata.name, "generateName": metadata.generate_name,
             "resourceVersion": metadata.resource_version, "labels": metadata.labels,
             "annotations": metadata.annotations, "finalizers": metadata.finalizers,
         },
     }))
+}
+
+fn access_review(raw: &[u8]) -> std::result::Result<Value, DecodeError> {
+    let spec = AccessReview::decode(raw)?.spec.unwrap_or_default();
+    let mut review = json!({"spec": {}});
+    if let Some(asked) = spec.resource {
+        review["spec"]["resourceAttributes"] = json!({
+            "namespace": asked.namespace, "verb": asked.verb, "group": asked.group, "version": asked.version,
+            "resource": asked.resource, "subresource": asked.subresource, "name": asked.name,
+        });
+    }
+    if let Some(asked) = spec.path {
+        review["spec"]["nonResourceAttributes"] = json!({"path": asked.path, "verb": asked.verb});
+    }
+    Ok(review)
+}
+
+fn rules_review(raw: &[u8]) -> std::result::Result<Value, DecodeError> {
+    let spec = RulesReview::decode(raw)?.spec.unwrap_or_default();
+    Ok(json!({"spec": {"namespace": spec.namespace}}))
 }
 
 #[cfg(test)]
@@ -99,6 +182,19 @@ mod tests {
         assert_eq!((&value["kind"], &value["metadata"]["name"]), (&json!("Namespace"), &json!("shop")));
         assert_eq!(value["metadata"]["labels"], json!({"a": "b"}));
         assert_eq!(decode(&kinds::EVENT, &body("Event")).expect_err("an event"), refusal());
+    }
+
+    #[test]
+    fn a_review_is_read_with_all_that_it_asks() {
+        let asked = ResourceAttributes { verb: "get".into(), resource: "applications".into(), ..Default::default() };
+        let review = AccessReview { spec: Some(AccessReviewSpec { resource: Some(asked), path: None }) };
+        let type_meta = TypeMeta { api_version: "authorization.k8s.io/v1".into(), kind: "SelfSubjectAccessReview".into() };
+        let unknown = Unknown { type_meta: Some(type_meta), raw: review.encode_to_vec() };
+        let bytes = [MAGIC, &unknown.encode_to_vec()].concat();
+        let value = decode(&kinds::SELF_SUBJECT_ACCESS_REVIEW, &bytes).expect("a review");
+        let of = &value["spec"]["resourceAttributes"];
+        assert_eq!((&of["verb"], &of["resource"], &of["name"]), (&json!("get"), &json!("applications"), &json!("")));
+        assert_eq!((&value["kind"], &value["spec"]["nonResourceAttributes"]), (&json!("SelfSubjectAccessReview"), &json!(null)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const PAGE: usize = 500;
 pub async fn get(api: &Api, target: &Target, query: &Query, form: Form) -> Result<Response> {
     let mut value = match target.kind.backing {
         Backing::Store => stored(api, target).await?.0,
-        Backing::View => viewed(api, target)?,
+        Backing::View | Backing::Review(_) => viewed(api, target)?,
     };
     api.overlay(target.kind, &mut value);
     Ok(respond(api, target.kind, StatusCode::OK, form, query.include_object()?, value))
@@ -72,7 +72,7 @@ pub async fn list(api: &Api, target: &Target, query: &Query, form: Form) -> Resu
     }
     let found = match target.kind.backing {
         Backing::Store => select(api, target, &options).await?,
-        Backing::View => view_list(api, target, &options)?,
+        Backing::View | Backing::Review(_) => view_list(api, target, &options)?,
     };
     let mut metadata = json!({"resourceVersion": found.revision.to_string()});
     if let Some(token) = found.continuation {

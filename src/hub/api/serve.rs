@@ -18,7 +18,7 @@ use super::{
     discovery, openapi,
     path::{self, Route, Subresource, Target},
     query::Query,
-    read,
+    read, reviews,
     status::{Refusal, Result},
     watch,
     write::{self, Written},
@@ -29,7 +29,7 @@ use crate::{
         limits,
         listen::{Peer, Remote},
     },
-    kinds::{Origin, Status, Verb, strict::Finding},
+    kinds::{Backing, Origin, Review, Status, Verb, strict::Finding},
     model::Digest,
 };
 
@@ -64,7 +64,7 @@ async fn serve(api: &Arc<Api>, parts: &Parts, body: &mut Body, audit_id: &str) -
     let route = path::parse(parts.uri.path());
     let Ok(Route::Resource(target)) = route else {
         let verb = if [Method::GET, Method::HEAD].contains(&parts.method) { "get" } else { "post" };
-        let attributes = Attributes { verb, path: parts.uri.path().to_owned(), ..Attributes::default() };
+        let attributes = Attributes { verb: verb.to_owned(), path: parts.uri.path().to_owned(), ..Attributes::default() };
         permit(&caller.subject, &attributes)?;
         return pages(api, parts, &query, route?).await;
     };
@@ -77,7 +77,9 @@ async fn serve(api: &Arc<Api>, parts: &Parts, body: &mut Body, audit_id: &str) -
         return watch::watch(api.clone(), &target, &query, body::wanted(&parts.headers)?).await;
     }
     let doing = async {
-        if verb.writes() {
+        if let (Backing::Review(review), Verb::Create) = (target.kind.backing, verb) {
+            self::review(api, parts, body, &caller, (&target, review), &query).await
+        } else if verb.writes() {
             change(api, parts, body, &caller, &target, verb, &query).await
         } else {
             permit(&caller.subject, &attributes_of(&target, verb))?;
@@ -124,7 +126,7 @@ fn attributes_of(target: &Target, verb: Verb) -> Attributes {
         None => "",
     };
     Attributes {
-        verb: verb.name(),
+        verb: verb.name().to_owned(),
         group: target.kind.gvk.group.clone(),
         resource: target.kind.plural.clone(),
         subresource: subresource.to_owned(),
@@ -164,6 +166,25 @@ fn serves(target: &Target, verb: Verb) -> Result<()> {
     }
     let why = kind.refusals.iter().find(|(refused, _)| *refused == verb).map(|(_, why)| *why);
     Err(Refusal::method_not_allowed(kind, verb.name(), why))
+}
+
+/// A question about the caller itself: nothing is written, so nothing is recorded.
+async fn review(
+    api: &Api,
+    parts: &Parts,
+    body: &mut Body,
+    caller: &Caller,
+    (target, review): (&Target, Review),
+    query: &Query,
+) -> Result<Response> {
+    permit(&caller.subject, &attributes_of(target, Verb::Create))?;
+    let (form, options) = (body::wanted(&parts.headers)?, query.write_options()?);
+    let bytes = body::read(&parts.headers, body, limits::BODY_TIMEOUT).await?;
+    let asked = (&bytes[..], options.validation);
+    let (answer, findings) = reviews::answer(&caller.subject, target, review, &parts.headers, asked)?;
+    let mut response = read::respond(api, target.kind, StatusCode::CREATED, form, query.include_object()?, answer);
+    warn(response.headers_mut(), &findings);
+    Ok(response)
 }
 
 /// A write, done or refused; recorded before it is answered.

@@ -85,6 +85,11 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
     }
 
+    pub fn no_such_subresource(kind: &Kind, name: &str, subresource: &str) -> Self {
+        let message = format!("{} have no subresource {subresource:?}: change the spec of {name:?}", kind.resource());
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name)
+    }
+
     pub fn not_found(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} not found", kind.resource());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name)

@@ -48,7 +48,9 @@ pub async fn watch(api: Arc<Api>, target: &Target, query: &Query, form: Form) ->
     };
     let lines = match target.kind.backing {
         Backing::Store => Either::Left(stored(&api, target, renderer, deadline).await?),
-        Backing::View => Either::Right(viewed(&api, target, renderer)?.take_until(tokio::time::sleep_until(deadline))),
+        Backing::View | Backing::Review(_) => {
+            Either::Right(viewed(&api, target, renderer)?.take_until(tokio::time::sleep_until(deadline)))
+        }
     };
     let stop = api.stop.clone().cancelled_owned();
     let lines = lines.take_until(stop).map(move |line| {

@@ -49,7 +49,7 @@ pub struct Request<'a> {
 const FAULTS_COUNTED: usize = 10 * limits::FAULTS_MAX;
 
 /// A whole object of a body, with what strict decoding found.
-fn decode(kind: &Kind, headers: &HeaderMap, bytes: &[u8], validation: Validation) -> Result<(Value, Vec<Finding>)> {
+pub fn decode(kind: &Kind, headers: &HeaderMap, bytes: &[u8], validation: Validation) -> Result<(Value, Vec<Finding>)> {
     let decoded = match body::media_type(headers) {
         protobuf::MEDIA_TYPE => Decoded { value: protobuf::decode(kind, bytes)?, duplicates: vec![] },
         _ => body::decode(bytes, body::encoding(headers)?)?,

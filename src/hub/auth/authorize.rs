@@ -6,7 +6,7 @@ use super::{ADMIN_GROUP, AUTHENTICATED_GROUP, Subject, VIEWER_GROUP};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {
     /// `get`, `list`, `create`, …; for paths the method in lower case.
-    pub verb: &'static str,
+    pub verb: String,
     pub group: String,
     /// Plural. Empty: the request is for a path.
     pub resource: String,
@@ -30,11 +30,23 @@ pub fn authorize(subject: &Subject, attributes: &Attributes) -> Decision {
     let is_in = |group: &str| subject.groups.iter().any(|name| name == group);
     let is_path = attributes.resource.is_empty();
     let allowed = is_in(ADMIN_GROUP)
-        || is_in(VIEWER_GROUP) && READ.contains(&attributes.verb)
+        || is_in(VIEWER_GROUP) && READ.contains(&attributes.verb.as_str())
+        // Whoever is somebody may ask who that is and what it may do.
+        || is_in(AUTHENTICATED_GROUP) && attributes.verb == "create" && is_about_oneself(attributes)
         // Discovery names kinds, not objects: whoever is somebody may read it, or no client would start.
         || is_path && is_in(AUTHENTICATED_GROUP) && attributes.verb == "get"
         || is_path && is_health(&attributes.path) && attributes.verb == "get";
     if allowed { Decision::Allow } else { Decision::Deny(refusal(subject, attributes)) }
+}
+
+fn is_about_oneself(attributes: &Attributes) -> bool {
+    match attributes.group.as_str() {
+        "authentication.k8s.io" => attributes.resource == "selfsubjectreviews",
+        "authorization.k8s.io" => {
+            ["selfsubjectaccessreviews", "selfsubjectrulesreviews"].contains(&attributes.resource.as_str())
+        }
+        _ => false,
+    }
 }
 
 fn is_health(path: &str) -> bool {
@@ -71,7 +83,7 @@ mod tests {
 
     fn applications(verb: &'static str) -> Attributes {
         Attributes {
-            verb,
+            verb: verb.into(),
             group: "core.oam.dev".into(),
             resource: "applications".into(),
             namespace: "x".into(),
@@ -80,7 +92,7 @@ mod tests {
     }
 
     fn path(path: &str) -> Attributes {
-        Attributes { verb: "get", path: path.into(), ..Attributes::default() }
+        Attributes { verb: "get".into(), path: path.into(), ..Attributes::default() }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod listing;
+mod reviews;
 mod watching;
 mod writing;
 
