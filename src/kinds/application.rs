@@ -329,7 +329,9 @@ fn status() -> Schema {
         ),
     ])
     .open()
-    .describe("What became of it: the phase, a service per component and cluster, and why each cluster got what it got.")
+    .describe(
+        "What became of it: the phase, a service per component and cluster, and why each cluster got what it got.",
+    )
 }
 
 pub(super) fn condition() -> Schema {

@@ -188,13 +188,17 @@ mod tests {
     fn a_review_is_read_with_all_that_it_asks() {
         let asked = ResourceAttributes { verb: "get".into(), resource: "applications".into(), ..Default::default() };
         let review = AccessReview { spec: Some(AccessReviewSpec { resource: Some(asked), path: None }) };
-        let type_meta = TypeMeta { api_version: "authorization.k8s.io/v1".into(), kind: "SelfSubjectAccessReview".into() };
+        let type_meta =
+            TypeMeta { api_version: "authorization.k8s.io/v1".into(), kind: "SelfSubjectAccessReview".into() };
         let unknown = Unknown { type_meta: Some(type_meta), raw: review.encode_to_vec() };
         let bytes = [MAGIC, &unknown.encode_to_vec()].concat();
         let value = decode(&kinds::SELF_SUBJECT_ACCESS_REVIEW, &bytes).expect("a review");
         let of = &value["spec"]["resourceAttributes"];
         assert_eq!((&of["verb"], &of["resource"], &of["name"]), (&json!("get"), &json!("applications"), &json!("")));
-        assert_eq!((&value["kind"], &value["spec"]["nonResourceAttributes"]), (&json!("SelfSubjectAccessReview"), &json!(null)));
+        assert_eq!(
+            (&value["kind"], &value["spec"]["nonResourceAttributes"]),
+            (&json!("SelfSubjectAccessReview"), &json!(null))
+        );
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Paths that are no resources.
-const PATHS: [&str; 9] = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi/*", "/readyz", "/version"];
+const PATHS: [&str; 9] =
+    ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi/*", "/readyz", "/version"];
 
 /// The review with its answer, and what strict decoding found.
 pub fn answer(

@@ -64,7 +64,8 @@ async fn serve(api: &Arc<Api>, parts: &Parts, body: &mut Body, audit_id: &str) -
     let route = path::parse(parts.uri.path());
     let Ok(Route::Resource(target)) = route else {
         let verb = if [Method::GET, Method::HEAD].contains(&parts.method) { "get" } else { "post" };
-        let attributes = Attributes { verb: verb.to_owned(), path: parts.uri.path().to_owned(), ..Attributes::default() };
+        let attributes =
+            Attributes { verb: verb.to_owned(), path: parts.uri.path().to_owned(), ..Attributes::default() };
         permit(&caller.subject, &attributes)?;
         return pages(api, parts, &query, route?).await;
     };

@@ -60,11 +60,13 @@ async fn what_a_review_answers_is_what_a_request_would_meet() {
 async fn all_that_one_may_do_is_listed() {
     let hub = Hub::new().await;
     let rules = |groups: &'static [&'static str]| {
-        let asked = ask(&hub, groups, "authorization.k8s.io", "SelfSubjectRulesReview", json!({"namespace": "default"}));
+        let asked =
+            ask(&hub, groups, "authorization.k8s.io", "SelfSubjectRulesReview", json!({"namespace": "default"}));
         async move {
             let status = asked.await.expect(201)["status"].clone();
             let rules = status["resourceRules"].as_array().cloned().unwrap_or_default();
-            let of = |name: &str| rules.iter().find(|rule| rule["resources"][0] == name).map(|rule| rule["verbs"].clone());
+            let of =
+                |name: &str| rules.iter().find(|rule| rule["resources"][0] == name).map(|rule| rule["verbs"].clone());
             (of("applications"), of("clusters/status"), of("selfsubjectreviews"), status["incomplete"].clone())
         }
     };
