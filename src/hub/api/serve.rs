@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     hub::{
-        auth::{self, Attributes, Decision, Record, Subject},
+        auth::{self, Attributes, Audit, Decision, Record, Subject},
         limits,
         listen::{Peer, Remote},
     },
@@ -188,6 +188,22 @@ async fn review(
     Ok(response)
 }
 
+/// What is to be recorded of a write. It is when this goes, so also where the client or the clock gives the request up half
+/// way: it may have been done all the same, and the record says `Unknown`.
+struct Recording<'a> {
+    audit: &'a Audit,
+    record: Record,
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        // The write is done and cannot be taken back; that it is not recorded is for whoever watches the hub's log.
+        if let Err(error) = self.audit.write(&self.record) {
+            tracing::error!(%error, id = %self.record.id, user = %self.record.user, "cannot write the audit log");
+        }
+    }
+}
+
 /// A write, done or refused; recorded before it is answered.
 async fn change(
     api: &Arc<Api>,
@@ -199,7 +215,9 @@ async fn change(
     query: &Query,
 ) -> Result<Response> {
     let attributes = attributes_of(target, verb);
-    let mut record = Record {
+    let mut recording = Recording { audit: &api.audit, record: Record::default() };
+    let record = &mut recording.record;
+    *record = Record {
         time: jiff::Timestamp::now().to_string(),
         id: caller.audit_id.clone(),
         trace: caller.trace.clone(),
@@ -214,6 +232,7 @@ async fn change(
         name: target.name().to_owned(),
         decision: "allow",
         dry_run: query.get("dryRun").is_some(),
+        outcome: "Unknown".to_owned(),
         ..Record::default()
     };
     let done = match permit(&caller.subject, &attributes) {
@@ -232,6 +251,7 @@ async fn change(
             }
         }
     };
+    record.outcome.clear();
     match &done {
         Ok(written) => {
             let metadata = &written.object["metadata"];
@@ -249,9 +269,7 @@ async fn change(
     }
     tracing::debug!(trace = %record.trace, user = %record.user, verb = record.verb, resource = %record.resource,
         namespace = %record.namespace, name = %record.name, code = record.code, "write");
-    if let Err(error) = api.audit.write(&record) {
-        tracing::error!(%error, id = %record.id, "cannot write the audit log");
-    }
+    drop(recording);
     let written = done?;
     let form = body::wanted(&parts.headers)?;
     // A Status is a Status in any form.

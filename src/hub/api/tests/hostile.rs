@@ -129,6 +129,21 @@ async fn a_body_that_stalls_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_write_whose_client_goes_away_is_recorded_all_the_same() {
+    let hub = Hub::new().await;
+    let silence = futures::stream::pending::<Result<Bytes, std::io::Error>>();
+    let call = hub.call(Method::POST, APPS, "application/json", Body::from_stream(silence));
+    assert!(tokio::time::timeout(Duration::from_millis(50), call).await.is_err(), "no answer yet");
+    let audit = hub.audit();
+    assert_eq!(audit.len(), 1, "{audit:?}");
+    assert_eq!((&audit[0]["user"], &audit[0]["verb"]), (&json!("ann"), &json!("create")));
+    assert_eq!((&audit[0]["outcome"], &audit[0]["code"]), (&json!("Unknown"), &json!(0)));
+    hub.post(APPS, &app("web")).await.expect(201);
+    let done = hub.audit().pop().expect("a line");
+    assert_eq!((&done["code"], &done["outcome"]), (&json!(201), &Value::Null));
+}
+
+#[tokio::test]
 async fn huge_names_and_odd_urls_are_refused() {
     let hub = Hub::new().await;
     let long = "a".repeat(254);
