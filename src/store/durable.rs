@@ -7,11 +7,14 @@
 //! The keyspace `log` holds every command since the last checkpoint, by position; `state` holds one row per key as of that
 //! checkpoint; `meta` says which one it is. So the history that can be read survives a restart, and a key that is written
 //! often costs one row per compaction. All keyspaces share one journal, which keeps their order. Each batch is fsynced
-//! before the next one begins, so that power failure can tear no more than one that was not acknowledged ([`torn`]).
+//! before the next one begins, so that power failure can tear no more than one that was not acknowledged; what else is wrong with the journal is found
+//! before fjall passes over it ([`journal`]).
 
+mod journal;
 #[cfg(test)]
-mod tests;
-mod torn;
+mod power_loss;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::{
     path::{Path, PathBuf},
@@ -28,6 +31,7 @@ use super::{
     owner::{self, Index, Log, LogError, Recovered},
 };
 use crate::model::Uid;
+use journal::{Damage, Refusal};
 
 /// Raised when an older binary could no longer read the directory rightly.
 const FORMAT: u32 = 1;
@@ -56,6 +60,12 @@ pub enum OpenError {
     Entry { dir: PathBuf, index: Index, source: command::Invalid },
     #[error("store {}: log entry {index} is missing", dir.display())]
     Gap { dir: PathBuf, index: Index },
+    #[error(
+        "store {}: {journal} is damaged at byte {at}, and at least {lost} acknowledged write(s) from there on would be lost: \
+         nothing was changed; restore the directory from a backup",
+        dir.display()
+    )]
+    Journal { dir: PathBuf, journal: String, at: usize, lost: usize },
     #[error("store {}: {what} is damaged", dir.display())]
     Damaged { dir: PathBuf, what: String },
     #[error("store {}: cannot {doing}", dir.display())]
@@ -74,8 +84,17 @@ pub fn open_with(dir: impl AsRef<Path>, options: Options) -> Result<Arc<dyn Stor
     Ok(Arc::new(owner::start(recovered, Box::new(log), incarnation, options).map_err(failed)?))
 }
 
+/// Writes a batch and returns when it is as durable as asked for.
+type Commit = dyn FnMut(OwnedWriteBatch, PersistMode) -> fjall::Result<()> + Send;
+
+fn commit(batch: OwnedWriteBatch, durability: PersistMode) -> fjall::Result<()> {
+    batch.durability(Some(durability)).commit()
+}
+
 struct Disk {
     database: Database,
+    /// [`commit`]; in tests, power fails in it.
+    commit: Box<Commit>,
     log: Keyspace,
     state: Keyspace,
     meta: Keyspace,
@@ -92,22 +111,20 @@ impl Disk {
                 error => OpenError::Database { dir: dir.to_owned(), doing, source: error.into() },
             }
         };
-        let database = match open_database(dir) {
-            // Whatever it was, a second refusal is final.
-            Err(fjall::Error::JournalRecovery(_))
-                if torn::cut(dir).map_err(|e| failed("repair its journal")(e.into()))? =>
-            {
-                open_database(dir)
+        journal::check(dir).map_err(|refusal| match refusal {
+            Refusal::Locked => OpenError::Locked { dir: dir.to_owned() },
+            Refusal::Damaged(Damage { journal, at, lost }) => {
+                OpenError::Journal { dir: dir.to_owned(), journal, at, lost }
             }
-            opened => opened,
-        };
-        let database = database.map_err(failed("open its database"))?;
+            Refusal::Io(error) => failed("read its journal")(error.into()),
+        })?;
+        let database = open_database(dir).map_err(failed("open its database"))?;
         let keyspace = |name| {
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             database.keyspace(name, options).map_err(failed("open a keyspace"))
         };
         let (log, state, meta) = (keyspace("log")?, keyspace("state")?, keyspace("meta")?);
-        let disk = Self { database, log, state, meta, checkpoint: 0 };
+        let disk = Self { database, commit: Box::new(commit), log, state, meta, checkpoint: 0 };
         if disk.meta.get(META_FORMAT).map_err(failed("read its format"))?.is_none() {
             let empty = disk.log.is_empty().and_then(|log| Ok(log && disk.state.is_empty()?));
             if !empty.map_err(failed("look into its database"))? {
@@ -120,11 +137,11 @@ impl Disk {
 
     /// The first start: format and incarnation are on the disk before anything else is.
     fn found(&self) -> fjall::Result<()> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        let mut batch = self.database.batch();
         batch.insert(&self.meta, META_FORMAT, FORMAT.to_string());
         batch.insert(&self.meta, META_INCARNATION, uuid::Uuid::new_v4().to_string());
         put_checkpoint(&mut batch, &self.meta, 0, 0);
-        batch.commit()
+        commit(batch, PersistMode::SyncAll)
     }
 
     fn recover(mut self, dir: &Path) -> Result<(Self, Uid, Recovered), OpenError> {
@@ -169,15 +186,15 @@ impl Disk {
 
 impl Log for Disk {
     fn append(&mut self, first: Index, commands: &[Command]) -> Result<(), LogError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let mut batch = self.database.batch();
         for (index, command) in (first..).zip(commands) {
             batch.insert(&self.log, position(index), command.encode());
         }
-        Ok(batch.commit()?)
+        Ok((self.commit)(batch, PersistMode::SyncData)?)
     }
 
     fn checkpoint(&mut self, index: Index, checkpoint: &Checkpoint) -> Result<(), LogError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let mut batch = self.database.batch();
         for (key, entry) in &checkpoint.rows {
             match entry {
                 Some(entry) => batch.insert(&self.state, key.as_str(), row(entry)),
@@ -188,7 +205,8 @@ impl Log for Disk {
             batch.remove(&self.log, position(gone));
         }
         put_checkpoint(&mut batch, &self.meta, index, checkpoint.revision);
-        batch.commit()?;
+        // The log still holds all of it, but the next batch must not begin before this one is whole.
+        (self.commit)(batch, PersistMode::SyncData)?;
         self.checkpoint = index;
         Ok(())
     }

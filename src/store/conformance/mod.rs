@@ -24,7 +24,7 @@ fn on_memory() -> Fixture {
 }
 
 fn on_disk() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = durable::tests::directory();
     Fixture { store: durable::open_with(dir.path(), options()).unwrap(), _dir: Some(dir) }
 }
 
