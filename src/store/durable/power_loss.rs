@@ -33,7 +33,7 @@ impl Platter {
         commit(batch, durability)?;
         self.commits += 1;
         let written = read_journal(dir);
-        self.torn.extend((0..TEARS).map(|n| tear(&self.synced, &written, self.commits << 8 | n)));
+        self.torn.extend((0..TEARS).map(|n| tear(&self.synced, &written, self.commits * TEARS + n)));
         if matches!(durability, PersistMode::SyncData | PersistMode::SyncAll) {
             self.synced = written;
         }
@@ -41,15 +41,22 @@ impl Platter {
     }
 }
 
-/// Of the sectors that changed, any may have reached the disk.
+/// Of the sectors that changed, any may have reached the disk: all but one, only one, or about half of them.
 fn tear(before: &[u8], after: &[u8], seed: u64) -> Vec<u8> {
     let mut torn = after.to_vec();
     let mut before = before.to_vec();
     before.resize(after.len(), 0);
-    for (n, (torn, before)) in torn.chunks_mut(SECTOR_BYTES).zip(before.chunks(SECTOR_BYTES)).enumerate() {
-        // Few, half or most of them.
-        let lost = 64 * (1 + seed % TEARS);
-        if u64::from(crate::model::Digest::of(format!("{seed} {n}").as_bytes()).0[0]) < lost {
+    let mut changed: Vec<(&mut [u8], &[u8])> = torn.chunks_mut(SECTOR_BYTES).zip(before.chunks(SECTOR_BYTES)).collect();
+    changed.retain(|(torn, before)| torn != before);
+    let chance = |n: usize| crate::model::Digest::of(format!("{seed} {n}").as_bytes()).0[0] as usize;
+    let chosen = chance(changed.len()) % changed.len().max(1);
+    for (n, (torn, before)) in changed.into_iter().enumerate() {
+        let lost = match seed % TEARS {
+            0 => n == chosen,
+            1 => n != chosen,
+            _ => chance(n).is_multiple_of(2),
+        };
+        if lost {
             torn.copy_from_slice(before);
         }
     }

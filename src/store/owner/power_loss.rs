@@ -38,7 +38,6 @@ impl Dice {
 }
 
 /// One atomic write, as the bytes that would be on the disk.
-#[derive(Clone)]
 enum Write {
     Append { first: Index, commands: Vec<Vec<u8>> },
     Checkpoint { index: Index, checkpoint: Checkpoint },
@@ -47,10 +46,33 @@ enum Write {
 /// What the disk holds. Writes reach it in order; a sync makes all before it durable.
 #[derive(Default)]
 struct Platter {
-    durable: Vec<Write>,
+    durable: Durable,
     unsynced: Vec<Write>,
     /// Power fails in this many appends.
     fails_in: Option<u64>,
+}
+
+#[derive(Default)]
+struct Durable {
+    log: BTreeMap<Index, Vec<u8>>,
+    rows: BTreeMap<Key, Option<Entry>>,
+    index: Index,
+    revision: Revision,
+}
+
+impl Extend<Write> for Durable {
+    fn extend<W: IntoIterator<Item = Write>>(&mut self, writes: W) {
+        for write in writes {
+            match write {
+                Write::Append { first, commands } => self.log.extend((first..).zip(commands)),
+                Write::Checkpoint { index, checkpoint } => {
+                    (self.index, self.revision) = (index, checkpoint.revision);
+                    self.log.retain(|position, _| *position > index);
+                    self.rows.extend(checkpoint.rows);
+                }
+            }
+        }
+    }
 }
 
 impl Platter {
@@ -58,30 +80,19 @@ impl Platter {
     /// with all behind it.
     fn power_fails(&mut self, dice: &mut Dice) {
         let arrived = dice.roll(self.unsynced.len() as u64 + 1) as usize;
-        let arrived = self.unsynced.drain(..).take(arrived);
-        self.durable.extend(arrived);
+        self.durable.extend(self.unsynced.drain(..).take(arrived));
         self.fails_in = None;
     }
 
     fn recover(&self) -> Recovered {
-        let (mut log, mut rows) = (BTreeMap::new(), BTreeMap::new());
-        let (mut index, mut revision) = (0, 0);
-        for write in &self.durable {
-            match write {
-                Write::Append { first, commands } => log.extend((*first..).zip(commands.clone())),
-                Write::Checkpoint { index: upto, checkpoint } => {
-                    (index, revision) = (*upto, checkpoint.revision);
-                    log.retain(|position, _| *position > index);
-                    rows.extend(checkpoint.rows.clone());
-                }
-            }
-        }
+        let Durable { log, rows, index, revision } = &self.durable;
         let commands = (index + 1..).zip(log).map(|(expected, (position, bytes))| {
-            assert_eq!(position, expected, "the log has no gaps");
-            Command::decode(&bytes).unwrap()
+            assert_eq!(*position, expected, "the log has no gaps");
+            Command::decode(bytes).unwrap()
         });
         let commands = commands.collect();
-        Recovered { index, state: Mvcc::restore(revision, rows.into_values().flatten()), commands }
+        let state = Mvcc::restore(*revision, rows.values().flatten().cloned());
+        Recovered { index: *index, state, commands }
     }
 }
 
@@ -97,8 +108,8 @@ impl Log for LossyDisk {
             Some(left) => *left -= 1,
             None => {}
         }
-        let unsynced = std::mem::take(&mut platter.unsynced);
-        platter.durable.extend(unsynced);
+        let Platter { durable, unsynced, .. } = &mut *platter;
+        durable.extend(unsynced.drain(..));
         Ok(())
     }
 
