@@ -137,8 +137,14 @@ fn plan(application: &Application, fleet: &BTreeMap<Uid, Candidate>) -> Result<P
     };
     let components: Vec<_> = rendered.components.into_iter().map(component).collect();
     let policies = &application.spec.policies;
-    let solution =
-        schedule::solve(&Problem { policies, components: &components, fleet, previous: None, held: &BTreeSet::new() });
+    let solution = schedule::solve(&Problem {
+        policies,
+        components: &components,
+        fleet,
+        previous: None,
+        running: None,
+        held: &BTreeSet::new(),
+    });
     let component = |component: &RenderedComponent| {
         let clusters = shares(&component.name, &solution, fleet);
         let counts: Option<Vec<u32>> = clusters.iter().map(|share| share.replicas).collect();

@@ -81,11 +81,17 @@ struct Progress<'a> {
     trouble: Option<String>,
     broken: bool,
     removing: Vec<&'a str>,
+    /// Of those, where removals wait because not all that comes before them is applied.
+    delayed: Vec<&'a str>,
 }
 
 impl<'a> Progress<'a> {
     fn of(facts: &'a Facts<'a>, services: &[Service<'_>]) -> Self {
         let rows = facts.placement.map(|placement| placement.rows.as_slice()).unwrap_or_default();
+        let delayed = |row: &&Row| {
+            let report = facts.reports.get(&row.cluster).filter(|report| report.generation == row.generation);
+            !row.removals.is_empty() && report.is_some_and(|report| !report.applied)
+        };
         let worst = services.iter().find(|service| !service.healthy);
         Self {
             facts,
@@ -96,6 +102,7 @@ impl<'a> Progress<'a> {
             trouble: worst.map(|worst| format!("{} in {}: {}", worst.component, worst.cluster, worst.message)),
             broken: services.iter().any(|service| service.broken),
             removing: rows.iter().filter(|row| !row.removals.is_empty()).map(|row| row.cluster_name.as_str()).collect(),
+            delayed: rows.iter().filter(delayed).map(|row| row.cluster_name.as_str()).collect(),
         }
     }
 
@@ -149,13 +156,24 @@ impl<'a> Progress<'a> {
         }
     }
 
+    /// An agent applies first and removes last, so what cannot be applied holds the removals up.
+    fn delay(&self) -> String {
+        match self.delayed.as_slice() {
+            [] => String::new(),
+            names => format!("; until they are, nothing is removed in {}", first_of(names)),
+        }
+    }
+
     fn reconciling(&self) -> (Truth, &'static str, String) {
         if self.deleting() {
             return (Truth::True, "Deleting", self.waiting());
         }
         let removing = !self.removing.is_empty();
         match () {
-            () if self.behind > 0 => (Truth::True, "Applying", format!("{} services are not applied yet", self.behind)),
+            () if self.behind > 0 => {
+                let message = format!("{} services are not applied yet{}", self.behind, self.delay());
+                (Truth::True, "Applying", message)
+            }
             () if removing => (Truth::True, "Removing", self.waiting()),
             () if self.healthy + self.unknown < self.services && !self.broken => {
                 (Truth::True, "Progressing", self.trouble.clone().unwrap_or_default())

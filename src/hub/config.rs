@@ -41,7 +41,7 @@ impl Config {
             advertise: None,
             tls_sans: vec![],
             agent_certificate_lifetime: Duration::from_secs(8 * 3600),
-            grace: Duration::from_secs(10),
+            grace: super::limits::CLUSTER_GRACE,
             storage: Storage::Durable,
         }
     }

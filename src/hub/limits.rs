@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::limits::SILENCE_MS_MAX;
+
 /// One object as it is stored; the store takes no more in one transaction.
 pub const OBJECT_BYTES_MAX: usize = 1 << 20;
 /// One request body.
@@ -30,6 +32,12 @@ pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long requests under way may take to finish once the hub is told to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Silence of this length makes a cluster Unknown. It is the silence after which a stream counts as dead, and longer than an
+/// agent needs to be back: the last beat may be 5 s old when its machine loses power; the new process has to wait 11 s
+/// for the old one's silence before it may act; and an agent whose network failed gives its stream up after 15 s.
+/// Shorter, and every such mishap would be written into the status of the cluster and of all that runs there, twice.
+pub const CLUSTER_GRACE: Duration = Duration::from_millis(SILENCE_MS_MAX);
 
 pub const CONNECTIONS_MAX: usize = 8192;
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;

@@ -94,6 +94,8 @@ pub enum Why {
     NoRoom { room: u32, wanted: u32, scarce: String },
     #[error("{other} took it: {detail}")]
     OutScored { other: String, detail: String },
+    #[error("placed together with {component}, which has no part there")]
+    Together { component: String },
 }
 
 impl Why {
@@ -110,6 +112,7 @@ impl Why {
             Self::NoSketch => "NoSketch",
             Self::NoRoom { .. } => "NoRoom",
             Self::OutScored { .. } => "OutScored",
+            Self::Together { .. } => "Together",
         }
     }
 }

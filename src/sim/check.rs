@@ -47,7 +47,9 @@ pub struct Checker {
     pub hub_writes: u64,
     /// Per (cluster, application).
     works: BTreeMap<(Uid, Uid), Arc<Work>>,
-    decided: BTreeMap<(Uid, Uid, u64), Digest>,
+    /// Per (cluster, application, generation), in each life of the store.
+    decided: BTreeMap<(Uid, Uid, u64), BTreeMap<u32, Digest>>,
+    store_life: u32,
     listed: BTreeSet<(Uid, Uid, ObjectRef)>,
     ordered: BTreeSet<(Uid, Uid, ObjectRef)>,
     /// Per (site, application): what its ledger said last.
@@ -165,7 +167,8 @@ impl Checker {
         let name = format!("{} in {}", work.application, work.cluster);
         let (cluster, application) = (work.cluster.clone(), work.application_uid.clone());
         let digest = work.digest();
-        let known = self.decided.insert((cluster.clone(), application.clone(), work.generation), digest);
+        let decided = self.decided.entry((cluster.clone(), application.clone(), work.generation)).or_default();
+        let known = decided.insert(self.store_life, digest);
         if known.is_some_and(|known| known != digest) {
             let what = format!("{name}: generation {} has two contents", work.generation);
             self.violate(now_ms, 9, what);
@@ -277,6 +280,12 @@ impl Checker {
         }
     }
 
+    /// The hub's store is an old one: what it says of works begins anew, what agents did stays.
+    pub fn went_back(&mut self) {
+        self.works.clear();
+        self.store_life += 1;
+    }
+
     /// An agent starts, with what its ledger holds.
     pub fn agent_started(&mut self, now_ms: u64, site: &Site) {
         let entries = site.ledger_entries();
@@ -308,7 +317,8 @@ impl Checker {
                         self.violate(now_ms, 9, what);
                     }
                     let decided = self.decided.get(&(site.cluster.clone(), application.clone(), generation));
-                    if decided != Some(&entry.work.digest()) {
+                    let digest = entry.work.digest();
+                    if !decided.is_some_and(|decided| decided.values().any(|decided| *decided == digest)) {
                         let what = format!("{name}: generation {generation} of {application} is not what was decided");
                         self.violate(now_ms, 9, what);
                     }
@@ -396,14 +406,27 @@ impl World {
             for object in site.member.objects() {
                 let Some(owner) = site.member.owner(object) else { continue };
                 let listed = |work: &&Arc<Work>| work.manifests.iter().any(|m| located(work, &m.object) == *object);
-                if !site.was_orphaned && !works.get(&Uid::from(owner)).is_some_and(listed) {
+                // An agent removes last: while somebody else's object has the name of what it is to apply, it waits.
+                let waits = |work: &&Arc<Work>| {
+                    let is_foreign = |manifest: &Manifest| {
+                        let object = located(work, &manifest.object);
+                        site.member.uid(&object).is_some() && site.member.owner(&object).is_none()
+                    };
+                    let is_ordered = work.removals.iter().any(|removal| located(work, &removal.object) == *object);
+                    is_ordered && work.manifests.iter().any(is_foreign)
+                };
+                let work = works.get(&Uid::from(owner)).copied();
+                if !site.was_orphaned && !work.is_some_and(|work| listed(&work) || waits(&work)) {
                     found.push((8, format!("{}: {object} of {owner} was left behind", site.name)));
                 }
             }
         }
+        let clusters = self.objects(&kinds::CLUSTER);
         for application in self.objects(&kinds::APPLICATION) {
             if application["metadata"].get("deletionTimestamp").is_some() {
                 found.push((8, format!("{} is still being deleted", application["metadata"]["name"])));
+            } else {
+                found.extend(unexplained(&application, &clusters).into_iter().map(|what| (12, what)));
             }
         }
         for (rule, what) in found {
@@ -438,6 +461,21 @@ impl World {
             self.check.violate(now_ms, 13, "an agent wrote to its member when nothing changed".to_owned());
         }
     }
+}
+
+/// Rule 12: a status says of every component and cluster that it is placed there, or why not.
+fn unexplained(application: &Value, clusters: &[Value]) -> Vec<String> {
+    let placement = &application["status"]["placement"];
+    let told = |cluster: &Value, component: &Value| {
+        let lines = ["rows", "refusals"].iter().flat_map(|list| placement[list].as_array().into_iter().flatten());
+        let explains = |line: &&Value| line["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+        lines.filter(explains).any(|line| line["cluster"] == *cluster && line["component"] == *component)
+    };
+    let components = application["spec"]["components"].as_array().into_iter().flatten();
+    let names = components.map(|component| &component["name"]);
+    let pairs = names.flat_map(|name| clusters.iter().map(move |cluster| (&cluster["metadata"]["name"], name)));
+    let untold = pairs.filter(|(cluster, name)| !told(cluster, name));
+    untold.map(|(cluster, name)| format!("nothing says why {cluster} got nothing of {name}: {placement}")).collect()
 }
 
 /// The object as it is called in the member.

@@ -35,11 +35,13 @@ pub enum Mutant {
     SilenceEvicts,
     /// The hub writes into what people wrote.
     HubWritesSpec,
+    /// The hub says no without its reasons, but for the first.
+    RefusalsUntold,
 }
 
 impl Mutant {
     /// Each with the number of seeds within which it must be found.
-    pub const ALL: [(Self, u64); 10] = [
+    pub const ALL: [(Self, u64); 11] = [
         (Self::AbsentIsDeleted, 10),
         (Self::StaleAccepted, 50),
         (Self::RemovalFirst, 20),
@@ -50,6 +52,7 @@ impl Mutant {
         (Self::ReservationsIgnored, 50),
         (Self::SilenceEvicts, 10),
         (Self::HubWritesSpec, 10),
+        (Self::RefusalsUntold, 10),
     ];
 
     pub(super) fn on_the_way_up(self, message: ToHub, ledger: &BTreeMap<Uid, Entry>) -> ToHub {
@@ -76,7 +79,8 @@ impl Mutant {
         }
     }
 
-    pub(super) fn write_into_specs(mut transaction: Transaction) -> Transaction {
+    /// What the hub writes of Applications, changed.
+    pub(super) fn on_commit(self, mut transaction: Transaction) -> Transaction {
         for operation in &mut transaction.operations {
             let Operation::Put(key, value) = operation else { continue };
             if !key.as_str().contains("/applications/") {
@@ -87,7 +91,15 @@ impl Mutant {
                 continue;
             };
             let application: &mut Value = &mut application;
-            application["spec"]["touched"] = true.into();
+            match self {
+                Self::HubWritesSpec => application["spec"]["touched"] = true.into(),
+                Self::RefusalsUntold => {
+                    if let Some(refusals) = application["status"]["placement"]["refusals"].as_array_mut() {
+                        refusals.truncate(1);
+                    }
+                }
+                _ => continue,
+            }
             *value = object::encode(application);
         }
         transaction

@@ -5,6 +5,8 @@
 //! put app NAME <<yaml … yaml                delete app NAME | delete cluster NAME [drain]
 //! wait | run SECONDSs                       partition NAME [up|down] | heal [NAME]
 //! crash hub | restart hub                   crash agent NAME | restart agent NAME | rejoin NAME
+//! power-cut agent NAME                      (nobody tells the hub; `restart agent` boots it again)
+//! backup                                    restore incarnation | restore files   (by the book, or by copying)
 //! cordon NAME | uncordon NAME               label NAME KEY=VALUE
 //! confirm NAME                              (agrees to the removals that the cluster says are held)
 //! foreign NAME <<yaml … yaml                edit NAME KIND/NAME POINTER JSON | remove NAME KIND/NAME
@@ -133,9 +135,17 @@ impl Runner {
                 world.crash_hub(false);
                 world.start_hub();
             }
+            ["backup"] => world.back_up(),
+            ["restore", how @ ("incarnation" | "files")] => {
+                world.restore(*how == "incarnation").then_some(()).ok_or("there is no backup")?;
+            }
             ["crash", "agent", name] => {
                 let at = site(world, name)?;
                 world.crash_agent(at, false);
+            }
+            ["power-cut", "agent", name] => {
+                let at = site(world, name)?;
+                world.crash_agent(at, true);
             }
             ["restart", "agent", name] => {
                 let at = site(world, name)?;
@@ -373,6 +383,9 @@ mod tests {
         foreign_objects_stay
         drift_is_repaired
         a_restart_writes_nothing
+        an_agent_back_within_the_grace_is_no_news
+        a_restored_backup_removes_nothing
+        a_store_that_went_back_is_found_out
         a_drained_cluster_is_emptied
         mass_removal_is_held
     }

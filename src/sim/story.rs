@@ -232,9 +232,7 @@ impl Story {
                 "traits": [{"type": "scaler", "properties": {"replicas": replicas}}],
             })
         };
-        // A replica keeps its size: one that grows outgrows its place, whatever was reserved.
-        let cpu = 100 * (name.bytes().map(u64::from).sum::<u64>() % 9 + 1);
-        let (version, replicas) = (chance.between(1, 3), chance.between(0, 12));
+        let (cpu, version, replicas) = (100 * chance.between(1, 10), chance.between(1, 3), chance.between(0, 12));
         let mut components = vec![component("web", cpu, version, replicas)];
         if chance.happens(400) {
             components.push(component("worker", 200, 1, chance.between(1, 4)));

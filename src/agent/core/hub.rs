@@ -16,7 +16,7 @@ use crate::{
         protocol::{Hello, LedgerLine, PROTOCOL, PROTOCOL_MIN, Refuse, ToAgent, ToHub, Welcome},
         report::Refused,
     },
-    wire::limits::{FETCH_MAX, LEDGER_LINES_MAX},
+    wire::limits::{FETCH_MAX, LEDGER_LINES_MAX, SILENCE_MS_MAX},
 };
 
 /// Messages that the stream may hold at once; everything else waits as state and is replaced by what is newer.
@@ -48,11 +48,11 @@ impl Core {
         }
     }
 
-    pub(super) fn greet(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn greet(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if !matches!(self.link, Link::Opening { .. }) {
             return;
         }
-        self.link = Link::Greeting;
+        self.link = Link::Greeting { until_ms: now.monotonic_ms + SILENCE_MS_MAX };
         let sketch = self.newest_sketch();
         let ledger = self.works.values().take(LEDGER_LINES_MAX).map(|holding| LedgerLine {
             application: holding.work.application_uid.clone(),
@@ -92,7 +92,8 @@ impl Core {
 
     pub(super) fn link_wake_at(&self) -> Option<u64> {
         match &self.link {
-            Link::Away | Link::Greeting => None,
+            Link::Away => None,
+            Link::Greeting { until_ms } => Some(*until_ms),
             Link::Opening { retry_at_ms } => *retry_at_ms,
             Link::Open(standing) if self.outbox.under_way >= UNDER_WAY_MAX => Some(standing.beat_at_ms),
             Link::Open(standing) => {
@@ -119,7 +120,7 @@ impl Core {
     }
 
     fn welcomed(&mut self, now: Now, welcome: Welcome, effects: &mut Vec<Effect>) {
-        if !matches!(self.link, Link::Greeting) {
+        if !matches!(self.link, Link::Greeting { .. }) {
             return;
         }
         let ours = self.session.incarnation.as_ref();
@@ -359,6 +360,10 @@ impl Core {
 
     /// Says what is due, as far as the stream takes it.
     pub(super) fn speak(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if matches!(self.link, Link::Greeting { until_ms } if until_ms <= now.monotonic_ms) {
+            effects.push(Effect::CloseLink("the hub has not answered the hello".into()));
+            return self.link_closed();
+        }
         let Link::Open(standing) = &mut self.link else { return };
         if now.monotonic_ms >= standing.beat_at_ms {
             let interval = standing.welcome.beat_interval_ms.max(1);

@@ -177,8 +177,10 @@ enum Link {
     Opening {
         retry_at_ms: Option<u64>,
     },
-    /// The hello is out.
-    Greeting,
+    /// The hello is out. A hub that lost power says nothing at all, not even that it is gone.
+    Greeting {
+        until_ms: u64,
+    },
     Open(Box<Standing>),
 }
 
@@ -359,7 +361,7 @@ impl Core {
     fn written(&mut self, now: Now, id: u64, result: Result<(), String>, effects: &mut Vec<Effect>) {
         let Some(wrote) = self.writes.remove(&id) else { return };
         match (wrote, result) {
-            (Wrote::Epoch, Ok(())) => self.greet(effects),
+            (Wrote::Epoch, Ok(())) => self.greet(now, effects),
             (Wrote::Epoch, Err(_)) => {
                 if let Link::Opening { retry_at_ms } = &mut self.link {
                     *retry_at_ms = Some(now.monotonic_ms + LEDGER_RETRY_MS);

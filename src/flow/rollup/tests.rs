@@ -8,6 +8,7 @@ use crate::model::{
     placement::{Refusal, Why},
     report::{ComponentReport, Health, ObjectReport, ReplicaCount},
     revision::{RenderedComponent, RenderedManifest, ReplicasAt},
+    work::{Removal, RemovalReason},
 };
 
 const NOW: Now = Now { wall: Timestamp(jiff::Timestamp::UNIX_EPOCH), monotonic_ms: 0 };
@@ -218,6 +219,26 @@ fn an_old_generation_is_not_current() {
     assert_eq!(status["status"], "runningWorkflow");
     assert_eq!(status["services"][0]["healthy"], false);
     assert_eq!(condition(&status, "Reconciling")["reason"], "Applying");
+}
+
+#[test]
+fn removals_that_wait_for_a_refused_object_are_said_to_wait() {
+    let mut scene = Scene::new(&[("eu", 3)]);
+    scene.report("eu", 3, true, "");
+    let removal = Removal {
+        object: deployment(),
+        uid: None,
+        revision: "web-v0".into(),
+        reason: RemovalReason::NotInRevision,
+        author: "alice".into(),
+    };
+    scene.placement.as_mut().expect("a placement").rows[0].removals.push(removal);
+    scene.edit("eu", |report| {
+        report.applied = false;
+        report.objects[0].state = ObjectState::Refused;
+    });
+    let message = condition(&scene.status(NOW), "Reconciling")["message"].clone();
+    assert_eq!(message, "1 services are not applied yet; until they are, nothing is removed in eu");
 }
 
 #[test]

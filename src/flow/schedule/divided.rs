@@ -3,6 +3,9 @@
 //! Only the difference to the previous answer is divided. More replicas go where room is, in proportion to it; fewer
 //! are taken in proportion to what is there; those of a cluster that leaves move. Where the difference does not fit,
 //! nothing new is placed and what runs stays, because half a scale-up nobody asked for is worse than a clear no.
+//!
+//! Where a replica asks for something else than before, all of them are the difference: each cluster is looked at as if
+//! what runs there were gone. What fits stays, the rest moves, and where not all fit the edit is outgrown.
 
 use super::{
     Candidate,
@@ -18,8 +21,12 @@ struct Part<'a> {
     uid: &'a Uid,
     name: &'a str,
     had: u32,
+    /// Of those, what may stay where it is.
+    stays: u32,
     /// What it may get more; 0 where it is not open.
     room: u32,
+    /// More than this do not fit as they are asked for now; no bound where that is as before.
+    bound: u32,
     standing: Standing,
 }
 
@@ -48,6 +55,18 @@ impl<'a> Solver<'a> {
                     self.keep(uid, component);
                 }
             }
+            for (uid, cluster, standing) in standings {
+                if self.gets(component, uid) {
+                    continue;
+                }
+                let why = match (standing, counted.first()) {
+                    (Standing::Keeps(why) | Standing::Leaves(why), _) => why.clone(),
+                    (Standing::Gone, _) => Why::Deleting,
+                    (Standing::Open, Some(counted)) => Why::Together { component: counted.name.clone() },
+                    (Standing::Open, None) => continue,
+                };
+                self.refuse(uid, &cluster.name, component, why);
+            }
         }
     }
 
@@ -55,21 +74,13 @@ impl<'a> Solver<'a> {
         let wanted = component.replicas.as_ref().map_or(0, |replicas| replicas.count);
         let nothing = Demand::default();
         let demand = component.demand.as_ref().unwrap_or(&nothing);
-        let parts: Vec<Part<'a>> = standings
-            .iter()
-            .map(|(uid, cluster, standing)| Part {
-                uid,
-                name: &cluster.name,
-                had: self.has(component, uid).and_then(|share| share.replicas).unwrap_or(0),
-                room: match standing {
-                    Standing::Open => self.room(uid).map_or(0, |room| room.for_demand(demand)),
-                    _ => 0,
-                },
-                standing: standing.clone(),
-            })
-            .collect();
+        let before = self.demand_before(component);
+        let part = |(uid, cluster, standing): &(&'a Uid, &'a Candidate, Standing)| {
+            self.part((uid, &cluster.name, standing), component, demand, before)
+        };
+        let parts: Vec<Part<'a>> = standings.iter().map(part).collect();
         let stays = |part: &Part<'_>| matches!(part.standing, Standing::Open | Standing::Keeps(_));
-        let kept: Vec<u32> = parts.iter().map(|part| if stays(part) { part.had } else { 0 }).collect();
+        let kept: Vec<u32> = parts.iter().map(|part| part.stays).collect();
         let sum = kept.iter().fold(0u32, |sum, &had| sum.saturating_add(had));
         let room = parts.iter().map(|part| part.room).fold(0u32, u32::saturating_add);
 
@@ -83,6 +94,11 @@ impl<'a> Solver<'a> {
             self.stay_put(&parts, &kept, wanted - sum)
         };
         let placed: u32 = shares.iter().sum();
+        let runs = parts.iter().any(|part| part.had > 0);
+        let beyond = parts.iter().zip(&shares).any(|(part, &share)| share > part.bound);
+        if before.is_some() && runs && (placed < wanted || beyond) {
+            return self.outgrown(component, demand, wanted, &parts);
+        }
         if wanted > sum && wanted - sum > room {
             let fits = sum.saturating_add(room);
             let whys: Vec<Why> = parts.iter().filter_map(|part| self.shortage(part, demand, wanted)).collect();
@@ -105,10 +121,16 @@ impl<'a> Solver<'a> {
                 self.give(part.uid, component, Some(share), figures.reason(part, share));
             }
             let more = share.saturating_sub(part.had);
-            if more > 0
+            if (more > 0 || before.is_some_and(|_| part.had > 0))
                 && let Some(mut left) = self.room(part.uid).cloned()
             {
-                left.take(demand, more);
+                match before {
+                    Some(before) => {
+                        left.give_back(before, part.had);
+                        left.take(demand, share);
+                    }
+                    None => left.take(demand, more),
+                }
                 self.take(part.uid, left);
             }
             if !present {
@@ -124,6 +146,61 @@ impl<'a> Solver<'a> {
         }
         if wanted == 0 && self.holders(component).is_empty() {
             self.place_nothing(component, &parts);
+        }
+    }
+
+    /// `before` is what each replica that runs asks for, where that is another demand.
+    fn part(
+        &self,
+        (uid, name, standing): (&'a Uid, &'a str, &Standing),
+        component: &RenderedComponent,
+        demand: &Demand,
+        before: Option<&Demand>,
+    ) -> Part<'a> {
+        let had = self.has(component, uid).and_then(|share| share.replicas).unwrap_or(0);
+        let is_open = *standing == Standing::Open;
+        let (mut stays, mut bound) = (had, u32::MAX);
+        let room = match before {
+            None => self.room(uid).filter(|_| is_open).map_or(0, |room| room.for_demand(demand)),
+            Some(before) => {
+                let emptied = self.room(uid).cloned().map(|mut room| {
+                    room.give_back(before, had);
+                    room
+                });
+                let fits = emptied.map_or(0, |room| room.for_demand(demand));
+                // What shrinks fits where it is, whatever is known of the rest.
+                bound = if is_within(demand, before) { fits.max(had) } else { fits };
+                stays = if is_open { had.min(bound) } else { had };
+                if is_open { bound - stays } else { 0 }
+            }
+        };
+        if matches!(standing, Standing::Leaves(_) | Standing::Gone) {
+            stays = 0;
+        }
+        Part { uid, name, had, stays, room, bound, standing: standing.clone() }
+    }
+
+    /// As they are asked for now the replicas fit nowhere; every cluster says how many it could take.
+    fn outgrown(&mut self, component: &'a RenderedComponent, demand: &Demand, wanted: u32, parts: &[Part<'a>]) {
+        let stays = |part: &&Part<'_>| matches!(part.standing, Standing::Open | Standing::Keeps(_));
+        let fits = |part: &Part<'_>| part.stays.saturating_add(part.room).min(part.bound);
+        let all = parts.iter().filter(stays).map(fits).fold(0, u32::saturating_add);
+        self.outgrow(
+            component,
+            format!(
+                "room for {all} of {wanted} replicas as they are asked for now; the revision that runs goes on until all fit"
+            ),
+        );
+        for part in parts {
+            let why = match &part.standing {
+                Standing::Open => {
+                    let scarce = self.room(part.uid).map(|room| room.scarce(demand)).unwrap_or_default();
+                    Why::NoRoom { room: fits(part), wanted, scarce }
+                }
+                Standing::Keeps(why) | Standing::Leaves(why) => why.clone(),
+                Standing::Gone => Why::Deleting,
+            };
+            self.refuse(part.uid, part.name, component, why);
         }
     }
 
@@ -162,6 +239,13 @@ impl<'a> Solver<'a> {
     }
 }
 
+/// Whether one demand asks for no more than the other, and for no other nodes.
+fn is_within(demand: &Demand, other: &Demand) -> bool {
+    let requests = &demand.requests.0;
+    requests.iter().all(|(name, &amount)| amount <= other.requests.get(name))
+        && (&demand.node_selector, &demand.tolerations) == (&other.node_selector, &other.tolerations)
+}
+
 fn largest(parts: &[Part<'_>], shares: &[u32]) -> String {
     let most = parts
         .iter()
@@ -187,8 +271,11 @@ impl Figures {
             (before, share) if share > before => {
                 format!("{share} of {wanted}, up from {before}: {} more {}", share - before, by_room())
             }
-            (before, share) if share < before => {
+            (before, share) if share < before && wanted < had => {
                 format!("{share} of {wanted}, down from {before}: the total went from {had} to {wanted}")
+            }
+            (before, share) if share < before => {
+                format!("{share} of {wanted}, down from {before}: no more fit as they are asked for now")
             }
             (_, share) => format!("{share} of {wanted}"),
         }

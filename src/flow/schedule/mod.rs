@@ -6,6 +6,11 @@
 //! The previous answer is where it starts: what runs stays, and only the difference is decided. So solving twice
 //! changes nothing, a recovered or a new cluster moves nothing that is already divided, and a cluster that leaves moves
 //! its own part only.
+//!
+//! An edit of what a divided replica asks for is fitted as a whole: what no longer fits where it is moves, and where it
+//! fits nowhere the whole edit waits and the revision that runs goes on. A cluster that gets the replicas in full
+//! (Duplicated, or the single one) is checked for room when it is chosen; from then on it runs what was asked for, and
+//! what finds no node there is said in the member's words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +18,7 @@ pub use room::Room;
 
 use crate::model::{
     Cluster, Placement, Policy, Uid,
-    placement::{Refusal, Share},
+    placement::{Refusal, Share, Why},
     revision::RenderedComponent,
 };
 
@@ -34,9 +39,18 @@ pub struct Problem<'a> {
     pub components: &'a [RenderedComponent],
     pub fleet: &'a BTreeMap<Uid, Candidate>,
     pub previous: Option<&'a Placement>,
+    /// What the rows of `previous` run, where that is another revision than this one.
+    pub running: Option<Running<'a>>,
     /// Clusters that keep what they have although the policies no longer choose them, because the removals wait for a
     /// person's yes (rule 14).
     pub held: &'a BTreeSet<Uid>,
+}
+
+/// The revision that runs while another is decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Running<'a> {
+    pub policies: &'a [Policy],
+    pub components: &'a [RenderedComponent],
 }
 
 /// A cluster as placement sees it.
@@ -64,10 +78,46 @@ pub struct Solution {
     pub unplaced: BTreeMap<String, String>,
     /// Some target would get its part if it had room, or were heard of: worth asking again when that changes.
     pub waiting: bool,
+    /// Components whose replicas fit nowhere as they are asked for now. While there are any, the shares are those of the
+    /// revision that runs: an edit takes effect as a whole or not at all.
+    pub outgrown: BTreeSet<String>,
 }
 
 pub fn solve(problem: &Problem<'_>) -> Solution {
-    solver::Solver::new(problem).run()
+    let edit = solver::Solver::new(problem).run();
+    match problem.running {
+        Some(Running { policies, components }) if !edit.outgrown.is_empty() => {
+            let kept = solver::Solver::new(&Problem { policies, components, ..*problem }).run();
+            hold_back(problem, edit, kept)
+        }
+        _ => edit,
+    }
+}
+
+/// The shares of what runs, with the reasons why the edit does not.
+fn hold_back(problem: &Problem<'_>, edit: Solution, kept: Solution) -> Solution {
+    let keeps =
+        |cluster: &Uid, component: &str| kept.shares.get(cluster).is_some_and(|shares| shares.contains_key(component));
+    let edited = |name: &str| problem.components.iter().any(|component| component.name == name);
+    let told = edit
+        .refusals
+        .iter()
+        .filter(|refusal| edit.outgrown.contains(&refusal.component) || !keeps(&refusal.cluster, &refusal.component));
+    let removed = kept.refusals.iter().filter(|refusal| !edited(&refusal.component));
+    let mut refusals: Vec<Refusal> = told.chain(removed).cloned().collect();
+    let cause = edit.outgrown.first().cloned().unwrap_or_default();
+    for (cluster, component) in edit.shares.iter().flat_map(|(uid, shares)| shares.keys().map(move |name| (uid, name)))
+    {
+        if !keeps(cluster, component) {
+            let cluster_name = problem.fleet.get(cluster).map(|known| known.name.clone()).unwrap_or_default();
+            let why = Why::Together { component: cause.clone() };
+            refusals.push(Refusal { cluster: cluster.clone(), cluster_name, component: component.clone(), why });
+        }
+    }
+    solver::sort(&mut refusals);
+    let mut unplaced = kept.unplaced;
+    unplaced.extend(edit.unplaced);
+    Solution { shares: kept.shares, refusals, unplaced, waiting: true, outgrown: edit.outgrown }
 }
 
 /// How the policies mean a component's replicas: `Divided`, `Duplicated`, or `Single` where one cluster gets them all.

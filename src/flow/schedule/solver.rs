@@ -7,7 +7,7 @@ use super::{
     candidates::{Group, Policies, Spread, Standing},
 };
 use crate::model::{
-    Uid,
+    Demand, Uid,
     placement::{Refusal, Share, Why},
     revision::RenderedComponent,
 };
@@ -51,13 +51,7 @@ impl<'a> Solver<'a> {
                 }
             }
         }
-        self.solution.refusals.sort_by(|one, other| {
-            (&one.component, &one.cluster_name, &one.cluster).cmp(&(
-                &other.component,
-                &other.cluster_name,
-                &other.cluster,
-            ))
-        });
+        sort(&mut self.solution.refusals);
         self.solution
     }
 
@@ -130,6 +124,36 @@ impl<'a> Solver<'a> {
         });
     }
 
+    /// A whole group's "no": `faulty` says why, and the others that they are placed together with it.
+    pub fn refuse_group(
+        &mut self,
+        uid: &Uid,
+        name: &str,
+        components: &[&RenderedComponent],
+        (faulty, why): (Option<&RenderedComponent>, &Why),
+    ) {
+        for component in components {
+            let why = match faulty {
+                Some(faulty) if faulty.name != component.name => Why::Together { component: faulty.name.clone() },
+                _ => why.clone(),
+            };
+            self.refuse(uid, name, component, why);
+        }
+    }
+
+    /// What a replica of this component asks for in the revision that runs, where that is another demand.
+    pub fn demand_before(&self, component: &RenderedComponent) -> Option<&'a Demand> {
+        let running = self.problem.running?.components;
+        let before = running.iter().find(|known| known.name == component.name)?.demand.as_ref()?;
+        (Some(before) != component.demand.as_ref()).then_some(before)
+    }
+
+    /// The edit of this component fits nowhere.
+    pub fn outgrow(&mut self, component: &RenderedComponent, what: String) {
+        self.lack(component, what);
+        self.solution.outgrown.insert(component.name.clone());
+    }
+
     /// The first reason stays: it is the most specific one.
     pub fn lack(&mut self, component: &RenderedComponent, what: String) {
         self.wait();
@@ -140,11 +164,23 @@ impl<'a> Solver<'a> {
         self.solution.waiting = true;
     }
 
+    /// Whether this decision gives the cluster a part of the component.
+    pub fn gets(&self, component: &RenderedComponent, uid: &Uid) -> bool {
+        self.solution.shares.get(uid).is_some_and(|shares| shares.contains_key(&component.name))
+    }
+
     pub fn holders(&self, component: &RenderedComponent) -> Vec<&Uid> {
         let holds =
             |(uid, shares): (&'a Uid, &BTreeMap<String, Share>)| shares.contains_key(&component.name).then_some(uid);
         self.clusters.iter().filter_map(|(uid, _)| holds((uid, self.solution.shares.get(*uid)?))).collect()
     }
+}
+
+/// In order of component, cluster name and uid.
+pub fn sort(refusals: &mut [Refusal]) {
+    refusals.sort_by(|one, other| {
+        (&one.component, &one.cluster_name, &one.cluster).cmp(&(&other.component, &other.cluster_name, &other.cluster))
+    });
 }
 
 fn nobody_chosen(standings: &[(&Uid, &Candidate, Standing)]) -> String {

@@ -56,12 +56,14 @@ struct Case {
     fleet: BTreeMap<Uid, Candidate>,
     previous: Option<Placement>,
     held: BTreeSet<Uid>,
+    /// What the previous answer runs.
+    ran: Option<(Vec<Policy>, Vec<RenderedComponent>)>,
 }
 
 impl Case {
     fn new(policies: Vec<Policy>, replicas: u32, clusters: &[(&str, u32)]) -> Self {
         let components = vec![component("web", replicas)];
-        Self { policies, components, fleet: fleet(clusters), previous: None, held: BTreeSet::new() }
+        Self { policies, components, fleet: fleet(clusters), previous: None, held: BTreeSet::new(), ran: None }
     }
 
     fn solve(&self) -> Solution {
@@ -70,6 +72,7 @@ impl Case {
             components: &self.components,
             fleet: &self.fleet,
             previous: self.previous.as_ref(),
+            running: self.ran.as_ref().map(|(policies, components)| Running { policies, components }),
             held: &self.held,
         })
     }
@@ -78,20 +81,36 @@ impl Case {
     fn settle(&mut self) -> Solution {
         let solution = self.solve();
         let before = self.previous.take();
-        for (uid, shares) in &solution.shares {
-            let cluster = self.fleet.get_mut(uid).expect("a known cluster");
-            for component in &self.components {
+        let (ran_policies, ran) = self.ran.take().unwrap_or_else(|| (self.policies.clone(), self.components.clone()));
+        let held_back = !solution.outgrown.is_empty();
+        let decided = if held_back { &ran } else { &self.components };
+        for (uid, cluster) in &mut self.fleet {
+            let Some(room) = &mut cluster.room else { continue };
+            for component in decided {
+                let Some(demand) = &component.demand else { continue };
                 let count = |share: Option<&Share>| share.and_then(|share| share.replicas).unwrap_or(0);
+                let now = count(solution.shares.get(uid).and_then(|shares| shares.get(&component.name)));
                 let rows = before.iter().flat_map(|placement| &placement.rows).filter(|row| row.cluster == *uid);
                 let had: u32 = rows.map(|row| count(row.components.get(&component.name))).sum();
-                let more = count(shares.get(&component.name)).saturating_sub(had);
-                if let (Some(room), Some(demand)) = (&mut cluster.room, &component.demand) {
-                    room.take(demand, more);
+                let old = ran.iter().find(|known| known.name == component.name).and_then(|known| known.demand.as_ref());
+                match old {
+                    Some(old) if old != demand => {
+                        room.give_back(old, had);
+                        room.take(demand, now);
+                    }
+                    _ => room.take(demand, now.saturating_sub(had)),
                 }
             }
         }
+        self.ran = Some(if held_back { (ran_policies, ran) } else { (self.policies.clone(), self.components.clone()) });
         self.previous = Some(placement(&self.fleet, &solution));
         solution
+    }
+
+    /// Each replica of `web` asks for so many steps from now on.
+    fn resize(&mut self, steps: i64) {
+        let demand = self.components[0].demand.as_mut().expect("a demand");
+        demand.requests = Resources::of([(CPU, steps * STEP)]);
     }
 
     fn at(&mut self, name: &str) -> &mut Candidate {
@@ -286,7 +305,10 @@ fn components_share_one_room() {
     case.components.push(component("api", 6));
     let solution = case.solve();
     expect(&case, &solution, &[("us", 6)]);
-    assert_eq!(refusals(&solution), ["eu: room for 4 of 6 replicas: cpu"]);
+    assert_eq!(
+        refusals(&solution),
+        ["eu: room for 4 of 6 replicas: cpu", "eu: placed together with api, which has no part there"]
+    );
 }
 
 #[test]
@@ -341,6 +363,91 @@ fn held_clusters_keep_what_the_policies_took_from_them() {
 }
 
 #[test]
+fn replicas_that_ask_for_more_stay_where_they_fit_and_move_where_they_do_not() {
+    let mut case = Case::new(divided(), 8, &[("eu", 40), ("us", 5)]);
+    let solution = case.settle();
+    expect(&case, &solution, &[("eu", 7), ("us", 1)]);
+    case.resize(5);
+    let solution = case.settle();
+    expect(&case, &solution, &[("eu", 7), ("us", 1)]);
+    case.resize(6);
+    case.scale(6);
+    let solution = case.settle();
+    expect(&case, &solution, &[("eu", 6)]);
+    assert_eq!(refusals(&solution), ["us: room for 0 of 6 replicas: no node has enough cpu left"]);
+    case.resize(1);
+    case.scale(45);
+    let solution = case.settle();
+    expect(&case, &solution, &[("eu", 40), ("us", 5)]);
+}
+
+#[test]
+fn an_edit_that_fits_nowhere_leaves_what_runs_and_every_cluster_says_why() {
+    let mut case = Case::new(divided(), 7, &[("ap", 10), ("eu", 10), ("us", 0)]);
+    let before = case.settle();
+    expect(&case, &before, &[("ap", 4), ("eu", 3)]);
+    case.resize(3);
+    case.policies = vec![policy("placement", json!({"mode": "Divided", "clusters": ["ap", "eu", "us"]}))];
+    let solution = case.settle();
+    assert_eq!((&solution.shares, solution.waiting), (&before.shares, true));
+    assert_eq!(
+        solution.unplaced["web"],
+        "room for 6 of 7 replicas as they are asked for now; the revision that runs goes on until all fit"
+    );
+    assert_eq!(
+        refusals(&solution),
+        [
+            "ap: room for 3 of 7 replicas: cpu",
+            "eu: room for 3 of 7 replicas: cpu",
+            "us: room for 0 of 7 replicas: no node has enough cpu left",
+        ]
+    );
+    assert_eq!(case.solve(), solution, "asked again it is the same");
+    // What the edit says of targets waits as well.
+    case.policies = vec![policy("placement", json!({"mode": "Divided", "clusters": ["us"]}))];
+    assert_eq!(case.settle().shares, before.shares);
+    case.at("us").room = cluster("us", 21).room;
+    let moved = case.settle();
+    expect(&case, &moved, &[("us", 7)]);
+    assert!(moved.outgrown.is_empty());
+}
+
+#[test]
+fn what_nothing_is_known_of_may_shrink_and_not_grow() {
+    let mut case = Case::new(divided(), 4, &[("eu", 10), ("us", 10)]);
+    case.settle();
+    let us = case.at("us");
+    (us.silent, us.room) = (true, None);
+    case.components[0].demand = Some(Demand { requests: Resources::of([(CPU, STEP / 2)]), ..Demand::default() });
+    let solution = case.solve();
+    expect(&case, &solution, &[("eu", 2), ("us", 2)]);
+    assert!(solution.outgrown.is_empty());
+    case.resize(2);
+    let solution = case.solve();
+    expect(&case, &solution, &[("eu", 2), ("us", 2)]);
+    assert_eq!(solution.outgrown, BTreeSet::from(["web".to_owned()]));
+    assert_eq!(refusals(&solution)[1], "us: its agent is silent");
+}
+
+#[test]
+fn components_that_are_placed_together_each_say_why_not() {
+    let mut case = Case::new(vec![policy("placement", json!({"mode": "Duplicated"}))], 6, &[("eu", 10), ("us", 20)]);
+    case.components.push(component("api", 6));
+    case.at("us").cordoned = true;
+    let told: Vec<_> =
+        case.solve().refusals.iter().map(|r| format!("{} {}: {}", r.component, r.cluster_name, r.why)).collect();
+    assert_eq!(
+        told,
+        [
+            "api eu: room for 4 of 6 replicas: cpu",
+            "api us: cordoned",
+            "web eu: placed together with api, which has no part there",
+            "web us: cordoned",
+        ]
+    );
+}
+
+#[test]
 fn an_unreadable_policy_changes_nothing() {
     let mut case = Case::new(divided(), 4, &[("eu", 10)]);
     case.settle();
@@ -389,6 +496,77 @@ proptest! {
                 prop_assert!(more <= room);
             }
             case.settle();
+        }
+    }
+
+    #[test]
+    fn edits_never_exceed_capacity(
+        rooms in clusters(),
+        edits in prop::collection::vec((0u32..100, 1i64..9, prop::sample::subsequence(vec![0usize, 1, 2], 0..2)), 1..8),
+    ) {
+        let mut case = divided_case(&rooms, 0);
+        let capacity: BTreeMap<Uid, i64> =
+            case.fleet.iter().map(|(uid, cluster)| (uid.clone(), cluster.room.as_ref().map_or(0, |room| room.free(CPU)))).collect();
+        for (total, steps, cordoned) in edits {
+            case.scale(total);
+            case.resize(steps);
+            for (index, name) in NAMES.iter().enumerate().take(rooms.len()) {
+                case.at(name).cordoned = cordoned.contains(&index);
+            }
+            let solution = case.settle();
+            let ran = case.ran.as_ref().map(|(_, ran)| ran[0].clone()).expect("it ran");
+            let each = ran.demand.expect("a demand").requests.get(CPU);
+            for (uid, shares) in &solution.shares {
+                let decided = i64::from(shares["web"].replicas.unwrap_or(0)) * each;
+                prop_assert!(decided <= capacity[uid], "{decided} of {}: {solution:#?}", capacity[uid]);
+            }
+            prop_assert_eq!(case.solve().shares, solution.shares, "solving twice changes nothing");
+        }
+    }
+
+    #[test]
+    fn every_component_has_a_part_or_a_reason_everywhere(
+        rooms in clusters(),
+        states in prop::collection::vec(0u32..7, 7),
+        counts in prop::collection::vec(1u32..30, 1..4),
+        settings in any::<bool>(),
+        policies in prop::sample::select(vec![
+            vec![],
+            divided(),
+            vec![policy("placement", json!({"mode": "Duplicated"}))],
+            vec![policy("topology", json!({"clusters": ["ap", "de"]}))],
+            vec![policy("placement", json!({"mode": "Divided", "components": ["c0"]}))],
+        ]),
+        edit in (1u32..30, 1i64..5),
+    ) {
+        let mut case = divided_case(&rooms, 0);
+        case.policies = policies;
+        case.components = counts.iter().enumerate().map(|(index, &count)| component(&format!("c{index}"), count)).collect();
+        if settings {
+            case.components.push(RenderedComponent { demand: None, replicas: None, ..component("settings", 0) });
+        }
+        for round in 0..2 {
+            let solution = case.settle();
+            for (uid, cluster) in &case.fleet {
+                for component in &case.components {
+                    let has = solution.shares.get(uid).is_some_and(|shares| shares.contains_key(&component.name));
+                    let no = |refusal: &Refusal| refusal.cluster == *uid && refusal.component == component.name;
+                    let told = solution.refusals.iter().filter(|&refusal| no(refusal)).count();
+                    prop_assert!(has || told == 1, "{round}: {} in {}: {solution:#?}", component.name, cluster.name);
+                }
+            }
+            case.scale(edit.0);
+            case.resize(edit.1);
+            for (cluster, state) in case.fleet.values_mut().zip(&states) {
+                match state {
+                    0 => cluster.cordoned = true,
+                    1 => cluster.silent = true,
+                    2 => cluster.deleting = true,
+                    3 => cluster.room = None,
+                    4 => cluster.accepted = false,
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -26,12 +26,14 @@ impl<'a> Solver<'a> {
                 Standing::Open | Standing::Keeps(_) if here => also_here.push((*uid, cluster.name.as_str())),
                 Standing::Open => match self.fit(group, uid) {
                     Ok(room) => open.push((self.spare(group, uid), *uid, cluster.name.as_str(), room)),
-                    Err((component, why)) => refused.push((*uid, cluster.name.as_str(), component, why)),
+                    Err((component, why)) => refused.push((*uid, cluster.name.as_str(), Some(component), why)),
                 },
-                Standing::Keeps(why) => refused.push((*uid, cluster.name.as_str(), group.components[0], why.clone())),
-                Standing::Leaves(_) if here => leaving = leaving.or(Some(*uid)),
-                Standing::Leaves(why) => refused.push((*uid, cluster.name.as_str(), group.components[0], why.clone())),
-                Standing::Gone => refused.push((*uid, cluster.name.as_str(), group.components[0], Why::Deleting)),
+                Standing::Keeps(why) => refused.push((*uid, cluster.name.as_str(), None, why.clone())),
+                Standing::Leaves(why) => {
+                    leaving = leaving.or(here.then_some(*uid));
+                    refused.push((*uid, cluster.name.as_str(), None, why.clone()));
+                }
+                Standing::Gone => refused.push((*uid, cluster.name.as_str(), None, Why::Deleting)),
             }
         }
         open.sort_by_key(|(spare, uid, name, _)| (Reverse(*spare), *name, *uid));
@@ -57,6 +59,7 @@ impl<'a> Solver<'a> {
             self.take(uid, room);
             (name, format!("it has most room, {spare}"))
         } else {
+            // It stays until it fits somewhere else.
             if let Some(uid) = leaving {
                 group.components.iter().for_each(|component| self.keep(uid, component));
             }
@@ -65,13 +68,13 @@ impl<'a> Solver<'a> {
             }
             ("", String::new())
         };
-        for (uid, name, component, why) in refused {
-            self.refuse(uid, name, component, why);
+        for (uid, name, faulty, why) in refused {
+            self.refuse_group(uid, name, &group.components, (faulty, &why));
         }
         for (uid, name) in open.into_iter().map(|(_, uid, name, _)| (uid, name)).chain(also_here) {
             if name != chosen {
                 let why = Why::OutScored { other: chosen.to_owned(), detail: detail.clone() };
-                self.refuse(uid, name, group.components[0], why);
+                self.refuse_group(uid, name, &group.components, (None, &why));
             }
         }
     }
@@ -86,9 +89,9 @@ impl<'a> Solver<'a> {
             let here = group.components.iter().any(|component| self.has(component, uid).is_some());
             let fit = match standing {
                 Standing::Open | Standing::Keeps(_) if here => Ok(None),
-                Standing::Open => self.fit(group, uid).map(Some),
-                Standing::Keeps(why) | Standing::Leaves(why) => Err((group.components[0], why.clone())),
-                Standing::Gone => Err((group.components[0], Why::Deleting)),
+                Standing::Open => self.fit(group, uid).map(Some).map_err(|(component, why)| (Some(component), why)),
+                Standing::Keeps(why) | Standing::Leaves(why) => Err((None, why.clone())),
+                Standing::Gone => Err((None, Why::Deleting)),
             };
             match fit {
                 Ok(room) => {
@@ -100,14 +103,14 @@ impl<'a> Solver<'a> {
                         self.take(uid, room);
                     }
                 }
-                Err((component, why)) => {
+                Err((faulty, why)) => {
                     if named.contains(cluster.name.as_str()) {
                         without.push(format!("{}: {why}", cluster.name));
                     }
                     if matches!(why, Why::NoRoom { .. } | Why::NoSketch | Why::Silent | Why::NotAccepted) {
                         self.wait();
                     }
-                    self.refuse(uid, &cluster.name, component, why.clone());
+                    self.refuse_group(uid, &cluster.name, &group.components, (faulty, &why));
                     refused.push(why);
                 }
             }
@@ -174,6 +177,7 @@ pub fn nobody_fits<'w>(clusters: usize, whys: impl Iterator<Item = &'w Why>) -> 
             Why::NotNamed | Why::SelectorMismatch { .. } => "not chosen by the policies",
             Why::NoSuchCluster => "unknown",
             Why::OutScored { .. } => "behind another",
+            Why::Together { .. } => "without room for all components",
         };
         match counts.iter_mut().find(|(known, _)| *known == word) {
             Some((_, count)) => *count += 1,

@@ -18,7 +18,7 @@ use crate::{
     flow::{
         render::render,
         rollup,
-        schedule::{Problem, Solution, solve},
+        schedule::{Problem, Running, Solution, solve},
         slice::{self, Cause, Change},
     },
     hub::{
@@ -31,7 +31,8 @@ use crate::{
         metadata::{DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION},
     },
     model::{
-        Digest, FieldError, Now, ObjectRef, Placement, Uid,
+        Digest, FieldError, Now, ObjectRef, Placement, Policy, Uid,
+        application::ApplicationSpec,
         object::Metadata,
         placement::{Refusal, Why},
         revision::{RenderedComponent, RenderedManifest, Revision},
@@ -57,7 +58,7 @@ pub struct RenderFaults {
 const PACE_MS: u64 = 20;
 const PACE_MS_PER_ROW: f64 = 0.5;
 /// Refusals kept with a placement: those that say most come first.
-const REFUSALS_MAX: usize = 64;
+const REFUSALS_MAX: usize = 256;
 /// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
 const OBJECT_BYTES_MAX: usize = 900 << 10;
 
@@ -66,6 +67,13 @@ struct Snapshot {
     name: String,
     revision: Arc<Revision>,
     pieces: Vec<Operation>,
+}
+
+/// The revision that an Application's rows run, where another is to be decided.
+struct RunningRevision {
+    name: String,
+    revision: Arc<Revision>,
+    policies: Vec<Policy>,
 }
 
 /// Clusters where an Application would lose a component that nobody named.
@@ -151,8 +159,10 @@ impl Controller {
         self.refresh_rooms();
         let previous = self.index.placement(uid);
         let mut held = BTreeSet::new();
-        let mut solution = self.solve(&stored, &snapshot, previous.as_deref(), &held);
-        let losses = previous.iter().flat_map(|previous| losses(previous, &snapshot, &solution)).collect::<Losses>();
+        let running = previous.as_deref().and_then(|previous| self.running(uid, previous, &snapshot));
+        let mut solution = self.solve(&stored, &snapshot, previous.as_deref(), running.as_ref(), &held);
+        let decided = decided_revision(&snapshot, running.as_ref(), &solution);
+        let losses = previous.iter().flat_map(|previous| losses(previous, decided, &solution)).collect::<Losses>();
         let losses: Losses = losses.into_iter().filter(|cluster| self.is_present(cluster)).collect();
         for cluster in self.brake.clusters_of(uid).difference(&losses) {
             self.brake.release(cluster, uid);
@@ -163,13 +173,15 @@ impl Controller {
         }
         held.extend(losses.into_iter().filter(|cluster| self.brake.holds(cluster, uid)));
         if !held.is_empty() {
-            solution = self.solve(&stored, &snapshot, previous.as_deref(), &held);
+            solution = self.solve(&stored, &snapshot, previous.as_deref(), running.as_ref(), &held);
         }
         match solution.waiting {
             true => drop(self.waiting.insert(uid.clone())),
             false => drop(self.waiting.remove(uid)),
         }
-        let next = self.place(&stored, &snapshot, previous.as_deref(), solution);
+        let decided = decided_revision(&snapshot, running.as_ref(), &solution);
+        let is_new = !snapshot.pieces.is_empty();
+        let next = self.place(&stored, (decided, is_new), previous.as_deref(), solution);
         self.write(now, &stored, Some(snapshot), next);
         Losses::new()
     }
@@ -183,17 +195,32 @@ impl Controller {
         stored: &StoredApplication,
         snapshot: &Snapshot,
         previous: Option<&Placement>,
+        running: Option<&RunningRevision>,
         held: &BTreeSet<Uid>,
     ) -> Solution {
         let policies = &stored.view.spec.policies;
-        solve(&Problem { policies, components: &snapshot.revision.components, fleet: &self.fleet, previous, held })
+        let components = &snapshot.revision.components;
+        let running =
+            running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
+        solve(&Problem { policies, components, fleet: &self.fleet, previous, running, held })
     }
 
-    /// The next placement, where it differs in what matters.
+    /// What runs while `snapshot` is decided; every row that runs something runs the same. Absent where that is it.
+    fn running(&self, uid: &Uid, previous: &Placement, snapshot: &Snapshot) -> Option<RunningRevision> {
+        let name = &previous.rows.iter().find(|row| !row.components.is_empty())?.revision;
+        let known = self.index.snapshot(uid, name).filter(|_| *name != snapshot.name)?;
+        let application = self.index.blobs.get(&known.revision.application_blob)?;
+        let mut application: Value = serde_json::from_slice(&application).ok()?;
+        let ApplicationSpec { policies, .. } = serde_json::from_value(application["spec"].take()).ok()?;
+        Some(RunningRevision { name: name.clone(), revision: known.revision.clone(), policies })
+    }
+
+    /// The next placement, where it differs in what matters. `is_new` says that the Application's revision is: then what
+    /// its status said before is no answer to it.
     fn place(
         &self,
         stored: &StoredApplication,
-        snapshot: &Snapshot,
+        (revision, is_new): ((&str, &Revision), bool),
         previous: Option<&Placement>,
         mut solution: Solution,
     ) -> Option<Placement> {
@@ -201,8 +228,8 @@ impl Controller {
         let waiting = solution.waiting;
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
-        let next = self.next_placement(stored, old, (&snapshot.name, &snapshot.revision), solution);
-        let same = previous.is_some() && next.rows == old.rows && same_answers(old, &next, waiting);
+        let next = self.next_placement(stored, old, revision, solution);
+        let same = previous.is_some() && !is_new && next.rows == old.rows && same_answers(old, &next, waiting);
         (!same).then_some(next)
     }
 
@@ -439,12 +466,24 @@ pub fn nowhere(stored: &StoredApplication) -> Placement {
     }
 }
 
+/// The revision that a solution's shares are of.
+fn decided_revision<'s>(
+    snapshot: &'s Snapshot,
+    running: Option<&'s RunningRevision>,
+    solution: &Solution,
+) -> (&'s str, &'s Revision) {
+    match running.filter(|_| !solution.outgrown.is_empty()) {
+        Some(running) => (&running.name, &running.revision),
+        None => (&snapshot.name, &snapshot.revision),
+    }
+}
+
 /// Clusters that would lose a component although nobody changed the Application: its newest revision, which still has
 /// the component, runs there already.
-fn losses(previous: &Placement, snapshot: &Snapshot, solution: &Solution) -> Losses {
-    let known = |name: &str| snapshot.revision.components.iter().any(|component| component.name == name);
+fn losses(previous: &Placement, (revision_name, revision): (&str, &Revision), solution: &Solution) -> Losses {
+    let known = |name: &str| revision.components.iter().any(|component| component.name == name);
     let mut losses = Losses::new();
-    for row in previous.rows.iter().filter(|row| row.revision == snapshot.name) {
+    for row in previous.rows.iter().filter(|row| row.revision == revision_name) {
         let shares = solution.shares.get(&row.cluster);
         let lost = |name: &&String| known(name) && shares.is_none_or(|shares| !shares.contains_key(*name));
         if row.components.keys().any(|name| lost(&name)) {
@@ -470,7 +509,7 @@ fn telling(refusals: Vec<Refusal>) -> Vec<Refusal> {
 /// change. One that has all it asked for keeps the reasons it was decided with.
 fn same_answers(old: &Placement, new: &Placement, waiting: bool) -> bool {
     let kind = |why: &Why| match why {
-        Why::NoRoom { .. } => "OutScored",
+        Why::NoRoom { .. } | Why::Together { .. } => "OutScored",
         other => other.reason(),
     };
     let same = |(one, other): (&Refusal, &Refusal)| {

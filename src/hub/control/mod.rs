@@ -27,6 +27,7 @@ use self::{
 use super::{
     events::{Note, Recorder},
     feed::Feed,
+    limits::CLUSTER_GRACE,
 };
 use crate::{
     flow::schedule::Candidate,
@@ -127,7 +128,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { grace_ms: 10_000, leader: None }
+        Self { grace_ms: CLUSTER_GRACE.as_millis() as u64, leader: None }
     }
 }
 

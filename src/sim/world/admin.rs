@@ -115,7 +115,7 @@ impl World {
         result
     }
 
-    fn new_uid(&mut self, kind: &str) -> Uid {
+    pub(super) fn new_uid(&mut self, kind: &str) -> Uid {
         Uid(format!("{kind}-{:016x}", self.chance.next()))
     }
 

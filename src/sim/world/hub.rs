@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{At, Happening, World, site::Stream};
+use super::{At, Happening, World, link::Stream};
 use crate::{
     hub::{
         agents::{
@@ -69,6 +69,7 @@ struct Cursor {
     scheduled: bool,
 }
 
+const LEADER: &str = "/hanse/internal/leader";
 /// How many revisions one delivery of a feed covers at most.
 const FEED_MAX: usize = 64;
 const CONSUMERS: [Consumer; 3] = [Consumer::Control, Consumer::Slices, Consumer::Roster];
@@ -85,7 +86,7 @@ impl Consumer {
 impl World {
     pub fn start_hub(&mut self) {
         self.hub_life += 1;
-        let key = Key::new("/hanse/internal/leader");
+        let key = Key::new(LEADER);
         let value = bytes::Bytes::from(format!("1{{\"life\":{}}}", self.hub_life));
         let outcome = self.disk.store.commit(Transaction::put(key.clone(), value));
         let leader = match outcome {
@@ -119,6 +120,25 @@ impl World {
         }
     }
 
+    /// What the hub has on disk now, to go back to.
+    pub fn back_up(&mut self) {
+        self.backup = Some(self.disk.store.clone());
+    }
+
+    /// The hub comes back on an old disk: as a new incarnation where it was restored by the book, and as if nothing had
+    /// happened where somebody copied files.
+    pub fn restore(&mut self, by_the_book: bool) -> bool {
+        let Some(store) = self.backup.clone() else { return false };
+        self.crash_hub(false);
+        self.disk.store = store;
+        if by_the_book {
+            self.disk.incarnation = self.new_uid("incarnation");
+        }
+        self.check.went_back();
+        self.start_hub();
+        true
+    }
+
     pub fn is_hub_up(&self) -> bool {
         self.hub.is_some()
     }
@@ -145,9 +165,13 @@ impl World {
             return;
         }
         let transaction = match self.settings.mutant {
-            Some(Mutant::HubWritesSpec) => Mutant::write_into_specs(transaction),
-            _ => transaction,
+            Some(mutant) => mutant.on_commit(transaction),
+            None => transaction,
         };
+        if !transaction.compares.iter().any(|compare| compare.key().as_str() == LEADER) {
+            let what = "the hub commits without comparing the leader's key: one that was deposed could write";
+            self.check.violate(self.now_ms, 6, what.to_owned());
+        }
         let outcome = self.write(transaction, Author::Hub);
         if let Ok(Outcome::Conflict(_)) = &outcome {
             self.trace.line(self.now_ms, format_args!("commit {id} conflicts"));

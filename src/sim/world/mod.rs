@@ -8,6 +8,7 @@
 
 mod admin;
 mod hub;
+mod link;
 mod site;
 
 use std::{collections::BTreeMap, fmt};
@@ -15,7 +16,7 @@ use std::{collections::BTreeMap, fmt};
 pub use self::site::Site;
 use self::{
     hub::{Disk, Hub},
-    site::Stream,
+    link::Stream,
 };
 use super::{chance::Chance, check::Checker, mutant::Mutant};
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         ledger::Write,
     },
     model::{GroupVersionKind, Now, Timestamp},
-    store::{Error, Outcome, Transaction},
+    store::{Error, Outcome, Transaction, mvcc::Mvcc},
 };
 
 /// Index of a site: a member with its agent.
@@ -62,6 +63,7 @@ pub struct World {
     pub(super) hub: Option<Hub>,
     pub(super) sites: Vec<Site>,
     hub_life: u64,
+    backup: Option<Mvcc>,
     streams: BTreeMap<u64, Stream>,
     queue: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
@@ -116,6 +118,7 @@ impl World {
             hub: None,
             sites: Vec::new(),
             hub_life: 0,
+            backup: None,
             streams: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,

@@ -30,6 +30,16 @@ fn running() -> Rig {
 }
 
 #[test]
+fn a_hub_that_never_answers_the_hello_is_given_up() {
+    let mut rig = start();
+    rig.tell(Event::LinkOpened);
+    rig.pass(29_000);
+    assert!(rig.closed.is_empty(), "an identity that is contested waits for its welcome");
+    rig.pass(2_000);
+    assert_eq!(rig.closed, ["the hub has not answered the hello"]);
+}
+
+#[test]
 fn a_work_is_durable_before_anything_is_written_to_the_member() {
     let mut rig = start();
     rig.connect();

@@ -16,7 +16,7 @@ use crate::{
         APPLICATION, CLUSTER,
         cluster::{CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION},
     },
-    model::{Placement, Uid, work::RemovalReason},
+    model::{Placement, Uid, placement::Refusal, work::RemovalReason},
     store::{Change, WatchEvent},
 };
 
@@ -116,6 +116,8 @@ struct Played {
     web: Uid,
     replicas: u32,
     policies: Value,
+    /// Components beside `web`.
+    others: Vec<(&'static str, u32)>,
 }
 
 impl Played {
@@ -123,7 +125,13 @@ impl Played {
         let mut world = World::with(&[("ap", 20), ("eu", 20), ("us", 20)]);
         let web = world.apply("web", 9, divided());
         world.settle();
-        Self { world, web, replicas: 9, policies: divided() }
+        Self { world, web, replicas: 9, policies: divided(), others: Vec::new() }
+    }
+
+    fn apply(&mut self) {
+        let mut components = vec![("web", self.replicas)];
+        components.extend(&self.others);
+        self.world.apply_components("web", &components, self.policies.clone());
     }
 
     fn play(&mut self, turn: Turn) {
@@ -131,16 +139,16 @@ impl Played {
         match turn {
             Turn::Scale(replicas) => {
                 self.replicas = replicas;
-                world.apply("web", replicas, self.policies.clone());
+                self.apply();
             }
             Turn::Policies(which) => {
                 self.policies = [divided(), duplicated(), by_label()][which].clone();
-                world.apply("web", self.replicas, self.policies.clone());
+                self.apply();
             }
             Turn::Silence(cluster) if !world.cluster(NAMES[cluster]).is_null() => {
                 let agent = world.agent(NAMES[cluster]);
                 agent.up = !agent.up;
-                world.pass(15_000);
+                world.pass(40_000);
             }
             Turn::Cordon(cluster, on) if !world.cluster(NAMES[cluster]).is_null() => {
                 world.edit(&CLUSTER, "", NAMES[cluster], |cluster| cluster["spec"]["unschedulable"] = json!(on));
@@ -156,7 +164,7 @@ impl Played {
             Turn::Restart => world.restart(),
             _ => {}
         }
-        world.settle();
+        self.world.settle();
     }
 }
 
@@ -301,19 +309,23 @@ proptest! {
     #[test]
     fn rule_12_no_comes_with_a_reason_for_every_candidate(turns in turns()) {
         let mut played = Played::new();
+        played.others = vec![("api", 2), ("mail", 5)];
+        played.apply();
+        played.world.settle();
         for turn in turns {
             let text = format!("{turn:?}");
             played.play(turn);
             let placement = played.world.placement(&played.web).expect("a placement");
-            for name in NAMES {
+            for (name, component) in NAMES.iter().flat_map(|name| ["web", "api", "mail"].map(|component| (name, component))) {
                 let cluster = played.world.cluster(name);
-                if cluster.is_null() || played.replicas == 0 {
+                if cluster.is_null() {
                     continue;
                 }
                 let uid = Uid::from(cluster["metadata"]["uid"].as_str().expect("a uid"));
-                let has = placement.rows.iter().any(|row| row.cluster == uid && !row.components.is_empty());
-                let refused = placement.refusals.iter().any(|refusal| refusal.cluster == uid);
-                prop_assert!(has || refused, "{text}: {name} has neither a part nor a reason");
+                let has = placement.rows.iter().any(|row| row.cluster == uid && row.components.contains_key(component));
+                let refused = |refusal: &Refusal| refusal.cluster == uid && refusal.component == component;
+                let refused = placement.refusals.iter().any(refused);
+                prop_assert!(has || refused, "{text}: {component} in {name} has neither a part nor a reason");
             }
         }
     }

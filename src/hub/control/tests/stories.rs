@@ -56,6 +56,39 @@ fn an_application_waits_for_room_and_gets_it_when_a_cluster_joins() {
 }
 
 #[test]
+fn an_edit_that_asks_for_more_than_there_is_waits_and_says_why() {
+    let mut world = World::with(&[("eu", 10), ("us", 10)]);
+    let web = world.apply("web", 7, divided());
+    world.settle();
+    let before = world.placement(&web).expect("a placement").rows;
+    let resize = |world: &mut World, cpu: &str| {
+        world.edit(&APPLICATION, "default", "web", |app| {
+            app["spec"]["components"][0]["properties"]["cpu"] = json!(cpu);
+            app["spec"]["policies"] = json!([{"name": "spread", "type": "placement",
+                "properties": {"mode": "Divided", "clusters": ["us"]}}]);
+        });
+        world.settle();
+    };
+    resize(&mut world, "300m");
+    let placement = world.placement(&web).expect("a placement");
+    assert_eq!(placement.rows, before, "the revision that runs goes on, policies and all");
+    let status = world.app("web")["status"].clone();
+    assert_eq!(status["latestRevision"]["name"], "web-v2");
+    let words = "web: room for 3 of 7 replicas as they are asked for now; the revision that runs goes on until all fit";
+    assert_eq!(World::condition(&world.app("web"), "Ready")["message"], words);
+    let reasons: Vec<_> = placement.refusals.iter().map(|r| format!("{}: {}", r.cluster_name, r.why)).collect();
+    assert_eq!(reasons, ["eu: not among the named clusters", "us: room for 3 of 7 replicas: cpu"]);
+    world.pass(60_000);
+    let written = world.store.revision();
+    world.restart();
+    world.pass(60_000);
+    assert_eq!(world.store.revision(), written, "waiting is silent");
+    resize(&mut world, "100m");
+    assert_eq!(world.shares(&web), [("us".to_owned(), 7)].into());
+    assert_eq!(world.app("web")["status"]["status"], "running");
+}
+
+#[test]
 fn a_cordoned_cluster_keeps_what_it_has_and_gets_nothing_new() {
     let mut world = World::with(&[("eu", 40), ("us", 40)]);
     let web = world.apply("web", 10, divided());
