@@ -30,6 +30,8 @@ const PAUSE_LOOK_MS: u64 = 30_000;
 /// definition is not established. Told only when it stays.
 const PASSING: [&str; 6] = ["Forbidden", "NotFound", "KindUnknown", "Conflict", "Unreachable", "Timeout"];
 const PASSING_FAILURES: u32 = 3;
+/// Rejections that say nothing of what the member did.
+const UNANSWERED: [&str; 2] = ["Unreachable", "Timeout"];
 
 #[derive(Debug, Clone)]
 pub struct Holding {
@@ -76,6 +78,13 @@ impl Thing {
         self.retry.fail(now_ms, jitter);
         if self.retry.failures >= PASSING_FAILURES || !PASSING.contains(&rejection.reason.as_str()) {
             self.obstacle = Some((rejection.reason.clone(), rejection.message.clone()));
+        }
+    }
+
+    /// An apply went unanswered: it may have been carried out all the same, so what was absent has to be looked at.
+    pub fn doubt(&mut self, rejection: &Rejection) {
+        if self.known == Known::Absent && UNANSWERED.contains(&rejection.reason.as_str()) {
+            self.known = Known::Nothing;
         }
     }
 
@@ -218,7 +227,9 @@ impl Holding {
             return turn;
         }
         for removal in &work.removals {
-            if self.removed.contains(&removal.object) {
+            // While a call on it is under way, an apply of an older generation perhaps, nobody can say that it is gone.
+            let is_busy = self.things.get(&removal.object).is_some_and(|thing| thing.busy);
+            if is_busy || self.removed.contains(&removal.object) {
                 continue;
             }
             // What the work lists it does not remove, whatever else it says.

@@ -216,6 +216,11 @@ impl Core {
                 match answer {
                     Ok(live) => self.applied(now, &application, &object, result, &written, cause, &live),
                     Err(rejection) => {
+                        if let Some(holding) = self.works.get_mut(&application)
+                            && let Some(thing) = holding.things.get_mut(&object)
+                        {
+                            thing.doubt(&rejection);
+                        }
                         self.doubt_namespace(&application, &rejection);
                         self.reject(now, &application, &object, &rejection);
                     }

@@ -135,6 +135,27 @@ fn rule_08_removals_come_last_and_stay_until_they_are_confirmed() {
 }
 
 #[test]
+fn rule_08_nothing_is_confirmed_as_gone_while_an_apply_of_it_is_under_way() {
+    for is_lost in [false, true] {
+        let mut rig = start();
+        rig.connect();
+        rig.slow_applies = Some(Vec::new());
+        let work = rig.work("app", 1, &[("web", "v1")]);
+        rig.send(&work);
+        rig.pass(1_000);
+        let mut last = rig.work("app", 2, &[]);
+        last.removals = vec![removal("web", None, ApplicationDeleted, "ann")];
+        rig.send(&last);
+        rig.pass(1_000);
+        assert_eq!((rig.held(), rig.report("app").removed), (vec![("app".into(), 2)], vec![]));
+        rig.let_applies_through(is_lost);
+        rig.pass(5_000);
+        assert_eq!(rig.member.deletes, [deployment("web")], "the late apply is undone");
+        assert_eq!(rig.report("app").removed, [deployment("web")]);
+    }
+}
+
+#[test]
 fn rule_08_the_ledger_forgets_only_finished_removals_that_the_hub_released() {
     let mut rig = running();
     let mut last = rig.work("app", 2, &[]);

@@ -34,6 +34,8 @@ pub struct Rig {
     pub blobs: BTreeMap<Digest, Bytes>,
     pub connected: bool,
     pub closed: Vec<String>,
+    /// Applies that are on their way to the member, while they take so long.
+    pub slow_applies: Option<Vec<(u64, Call)>>,
     /// What the core is told next: no event arrives inside the step of another.
     queue: VecDeque<Event>,
 }
@@ -67,6 +69,7 @@ pub fn start() -> Rig {
         blobs: BTreeMap::new(),
         connected: false,
         closed: Vec::new(),
+        slow_applies: None,
         queue: VecDeque::new(),
     };
     rig.carry_out(effects);
@@ -125,6 +128,15 @@ impl Rig {
             hub_time: at(self.ms).wall,
             beat_interval_ms: 5_000,
         })));
+    }
+
+    /// What was on its way reaches the member; its answers are lost where `is_lost`.
+    pub fn let_applies_through(&mut self, is_lost: bool) {
+        for (id, call) in self.slow_applies.take().unwrap_or_default() {
+            let lost = Rejection { reason: "Timeout".into(), message: "no answer".into() };
+            let answer = self.member.answer(call);
+            self.tell(Event::Answered { id, answer: if is_lost { Answer::Applied(Err(lost)) } else { answer } });
+        }
     }
 
     pub fn disconnect(&mut self) {
@@ -201,6 +213,9 @@ impl Rig {
                         self.ledger.write(&writes).expect("memory writes");
                     }
                     self.queue.push_back(Event::Written { id, result });
+                }
+                Effect::Call { id, call: call @ Call::Apply { .. } } if self.slow_applies.is_some() => {
+                    self.slow_applies.iter_mut().for_each(|calls| calls.push((id, call.clone())));
                 }
                 Effect::Call { id, call } => {
                     let answer = self.member.answer(call);
