@@ -139,7 +139,7 @@ pub fn decode(bytes: &[u8], encoding: Encoding) -> Result<Decoded> {
             });
             // Only the first line: the rest of the message draws the place with the user's text.
             let first_line = |error: serde_saphyr::Error| {
-                let text = error.to_string();
+                let text = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
                 let line = text.lines().next().unwrap_or_default().to_owned();
                 Refusal::bad_request(format!("the body is not valid YAML: {line}"))
             };

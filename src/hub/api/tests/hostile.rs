@@ -115,7 +115,10 @@ async fn bodies_beyond_the_limits_are_refused() {
     hub.call(Method::POST, APPS, "application/json", nested).await.refused(400, "BadRequest", "not valid JSON");
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
-    hub.call(Method::POST, APPS, "application/yaml", bomb).await.expect(400);
+    let yaml = |text: &'static str| hub.call(Method::POST, APPS, "application/yaml", text);
+    yaml(bomb).await.refused(400, "BadRequest", "too large or too complex");
+    yaml("a: 1\n---\nb: 2\n").await.refused(400, "BadRequest", "only single YAML document expected");
+    yaml("a: [b\nc: }").await.refused(400, "BadRequest", "line 2 column");
     hub.post(APPS, &app("web")).await.expect(201);
 }
 
