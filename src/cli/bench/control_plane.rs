@@ -55,8 +55,12 @@ impl ControlPlane {
         let (key, public) = (directory.join("accounts.key"), directory.join("accounts.pub"));
         fs::write(&key, accounts.serialize_pem())?;
         fs::write(&public, accounts.public_key_pem())?;
+        let server = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+        let (certificate, key_of_server) = (directory.join("server.crt"), directory.join("server.key"));
+        fs::write(&certificate, server.cert.pem())?;
+        fs::write(&key_of_server, server.signing_key.serialize_pem())?;
         let kubeconfig = directory.join("kubeconfig");
-        fs::write(&kubeconfig, self::kubeconfig(port, &token).to_string())?;
+        fs::write(&kubeconfig, self::kubeconfig(port, &certificate, &token).to_string())?;
 
         let spawn = |name: &'static str, flags: Vec<String>| {
             let mut command = Command::new(programs.join(name));
@@ -69,7 +73,8 @@ impl ControlPlane {
             format!("--etcd-servers={}", etcd.url),
             format!("--etcd-prefix=/member-{number}"),
             format!("--secure-port={port}"),
-            flag("cert-dir", directory),
+            flag("tls-cert-file", &certificate),
+            flag("tls-private-key-file", &key_of_server),
             flag("token-auth-file", &tokens),
             flag("service-account-key-file", &public),
             flag("service-account-signing-key-file", &key),
@@ -147,9 +152,8 @@ pub struct Etcd {
     url: String,
 }
 
-fn kubeconfig(port: u16, token: &str) -> serde_json::Value {
-    // The server makes its own certificate, which nothing vouches for; it is on this machine's loopback.
-    let cluster = json!({ "server": format!("https://127.0.0.1:{port}"), "insecure-skip-tls-verify": true });
+fn kubeconfig(port: u16, certificate: &Path, token: &str) -> serde_json::Value {
+    let cluster = json!({ "server": format!("https://127.0.0.1:{port}"), "certificate-authority": certificate });
     json!({
         "apiVersion": "v1",
         "kind": "Config",

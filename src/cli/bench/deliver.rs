@@ -8,17 +8,20 @@ use std::{
 
 use anyhow::bail;
 use serde_json::{Map, json};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::{
     Row,
     hub::{Hub, SOON, application, applications, create, everywhere},
     load::{Arrivals, Samples, milliseconds},
-    members::{Members, Orders, Told, micros, name},
+    members::{Members, Orders, micros, name},
     process::Usage,
 };
 
-const NAMESPACE: &str = "bench";
+pub const NAMESPACE: &str = "bench";
 /// Arrivals of the burst, all at once.
 pub const BURST: usize = 500;
 /// Embedded members that the burst goes to: as many as real ones in the comparison.
@@ -93,7 +96,52 @@ impl Times {
     }
 }
 
-/// Applies at the planned moments, whatever became of the ones before, and waits until all is everywhere.
+/// Applies at the planned moments, whatever became of the ones before, and waits until each has arrived `copies` times.
+/// `arrived` tells the next arrival: an Application's name, and when that was.
+pub async fn run<Apply, Applying>(
+    prefix: &str,
+    arrivals: Arrivals,
+    copies: usize,
+    apply: Apply,
+    mut arrived: impl AsyncFnMut() -> anyhow::Result<(String, u64)>,
+) -> anyhow::Result<Times>
+where
+    Apply: Fn(String) -> Applying,
+    Applying: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let mut times = Times::default();
+    let (start, start_us) = (Instant::now(), micros(SystemTime::now()));
+    let mut calls = JoinSet::new();
+    for (number, offset) in arrivals.offsets().enumerate() {
+        let name = format!("{prefix}-{number:04}");
+        times.due.insert(name.clone(), start_us + offset.as_micros() as u64);
+        let call = apply(name);
+        calls.spawn(async move {
+            sleep_until(start + offset).await;
+            call.await?;
+            anyhow::Ok(Instant::now() - (start + offset))
+        });
+    }
+    let mut missing = copies * arrivals.count;
+    while missing > 0 || !calls.is_empty() {
+        tokio::select! {
+            Some(call) = calls.join_next() => times.accepted.push(call??),
+            arrival = timeout(SOON, arrived()), if missing > 0 => {
+                let Ok(arrival) = arrival else {
+                    bail!("{missing} deliveries are missing, and none came for {} s", SOON.as_secs())
+                };
+                let (name, at_us) = arrival?;
+                if times.due.contains_key(&name) {
+                    times.applied.entry(name).or_default().push(at_us);
+                    missing -= 1;
+                }
+            }
+        }
+    }
+    Ok(times)
+}
+
+/// Through the hub to every member.
 async fn deliver(
     hub: &Hub,
     agents: &mut Members,
@@ -101,38 +149,13 @@ async fn deliver(
     prefix: &str,
     arrivals: Arrivals,
 ) -> anyhow::Result<Times> {
-    let mut times = Times::default();
-    let (start, start_us) = (Instant::now(), micros(SystemTime::now()));
-    let mut posts = tokio::task::JoinSet::new();
-    let path = applications(NAMESPACE);
-    for (number, offset) in arrivals.offsets().enumerate() {
-        let name = format!("{prefix}-{number:04}");
-        times.due.insert(name.clone(), start_us + offset.as_micros() as u64);
-        let (client, path, object) = (hub.client(), path.clone(), application(&name, &everywhere()));
-        posts.spawn(async move {
-            sleep_until(start + offset).await;
-            create(&client, &path, &object).await?;
-            anyhow::Ok(Instant::now() - (start + offset))
-        });
-    }
-    let mut missing = members * arrivals.count;
-    while missing > 0 {
-        match timeout(SOON, agents.next()).await {
-            Ok(told) => {
-                if let Told::Applied { application, at_us, .. } = told?
-                    && times.due.contains_key(&application)
-                {
-                    times.applied.entry(application).or_default().push(at_us);
-                    missing -= 1;
-                }
-            }
-            Err(_) => bail!("{missing} deliveries are missing, and none came for {} s", SOON.as_secs()),
-        }
-    }
-    while let Some(post) = posts.join_next().await {
-        times.accepted.push(post??);
-    }
-    Ok(times)
+    run(prefix, arrivals, members, |name| apply_to_hub(hub, name), async || agents.arrival().await).await
+}
+
+/// A call that applies the Application of this name, in every cluster.
+pub fn apply_to_hub(hub: &Hub, name: String) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+    let (client, path, object) = (hub.client(), applications(NAMESPACE), application(&name, &everywhere()));
+    async move { create(&client, &path, &object).await }
 }
 
 #[cfg(test)]

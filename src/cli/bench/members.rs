@@ -39,7 +39,8 @@ use crate::{
 const APPLICATION_LABEL: &str = "app.oam.dev/name";
 /// The one kind whose arrival counts: an Application of one component has one.
 const COUNTED_KIND: &str = "Deployment";
-const NODES: usize = 4;
+/// Each has 110 pod slots: room for the burst, and for what ran before it.
+const NODES: usize = 10;
 const NODE_CPU_MILLI: i64 = 64_000;
 const NODE_MEMORY_BYTES: i64 = 256 << 30;
 /// Joining costs two signatures and a handshake each; more at once only wait for the same cores.
@@ -98,8 +99,17 @@ impl Members {
         Ok(members)
     }
 
-    pub async fn next(&mut self) -> anyhow::Result<Told> {
+    async fn next(&mut self) -> anyhow::Result<Told> {
         self.told.recv().await.context("the members ended; see members.log")
+    }
+
+    /// The next Application that is in a member, and when that was.
+    pub async fn arrival(&mut self) -> anyhow::Result<(String, u64)> {
+        loop {
+            if let Told::Applied { application, at_us, .. } = self.next().await? {
+                return Ok((application, at_us));
+            }
+        }
     }
 
     pub fn usage(&self) -> anyhow::Result<Usage> {
@@ -145,6 +155,7 @@ async fn follow_orders() -> anyhow::Result<()> {
     tokio::spawn(tell(queue));
     let writes = Arc::new(AtomicU64::new(0));
     let joining = Arc::new(tokio::sync::Semaphore::new(JOINING_MAX));
+    let mut members = tokio::task::JoinSet::new();
     for (number, token) in orders.tokens.iter().enumerate() {
         let member = Member {
             number,
@@ -154,17 +165,18 @@ async fn follow_orders() -> anyhow::Result<()> {
             writes: writes.clone(),
         };
         let joining = joining.clone();
-        tokio::spawn(async move {
-            if let Err(error) = member.run(&joining).await {
-                eprintln!("member {number}: {error:#}");
-                std::process::exit(1);
-            }
-        });
+        members.spawn(async move { member.run(&joining).await.with_context(|| name(number)) });
     }
-    while lines.next_line().await?.is_some() {
-        let _ = told.send(Told::Writes(writes.load(Ordering::Relaxed)));
+    loop {
+        tokio::select! {
+            line = lines.next_line() => match line? {
+                Some(_) => drop(told.send(Told::Writes(writes.load(Ordering::Relaxed)))),
+                None => return Ok(()),
+            },
+            // None ends by itself while all is well.
+            Some(ended) = members.join_next() => ended??,
+        }
     }
-    Ok(())
 }
 
 /// Prints in batches: what waits goes out in one write.

@@ -5,10 +5,11 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args as Arguments, Subcommand};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::signal::unix::{SignalKind, signal};
 
 use machine::{Floor, Machine};
 
@@ -105,7 +106,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let parent = args.dir.unwrap_or_else(std::env::temp_dir);
     let directory = parent.join(format!("hanse-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let measured = measure(&args.area, &directory).await;
+    let measured = tokio::select! {
+        measured = measure(&args.area, &directory) => measured,
+        // Values are dropped on the way out, and with them go the processes that were started.
+        stopped = stop_signal() => stopped.and_then(|signal| bail!("stopped by {signal}")),
+    };
     // Logs are worth keeping only where something failed.
     if let Err(error) = measured {
         return Err(error.context(format!("the logs are in {}", directory.display())));
@@ -118,6 +123,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         print_table(&figures);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn stop_signal() -> anyhow::Result<&'static str> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
 }
 
 async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Figures> {

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -13,24 +14,25 @@ use kube::Client;
 use serde_json::{Map, Value, json};
 use tokio::{
     process::Command,
-    sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::{Semaphore, mpsc},
+    time::sleep,
 };
 
 use super::{
     Row,
     control_plane::ControlPlane,
-    deliver::{BURST, Times},
-    hub::{Hub, SOON, application, applications, create, everywhere, get},
+    deliver::{self, BURST, NAMESPACE, Times, apply_to_hub},
+    hub::{Hub, get},
     load::Arrivals,
     members::{micros, name},
     process::{Process, Usage},
     rest,
 };
 
-const NAMESPACE: &str = "bench";
 /// Slow enough for six control planes on two cores to be idle in between.
 const ARRIVALS: Arrivals = Arrivals { count: 40, per_second: 1.0 };
+/// Objects that this process writes to all members at once: a burst of thousands of connections would measure them.
+const DIRECT_AT_ONCE: usize = 8;
 const KIND_PATH: &str = "/apis/apps/v1";
 
 /// A control plane and its agent.
@@ -39,11 +41,8 @@ struct Member {
     agent: Process,
 }
 
-/// A Deployment that appeared in a member.
-struct Appeared {
-    name: String,
-    at_us: u64,
-}
+/// A Deployment that appeared in a member: its name, and when that was.
+type Appeared = (String, u64);
 
 pub async fn deliver(directory: &Path, count: usize, burst: bool) -> anyhow::Result<Vec<Row>> {
     let hub = Hub::start(directory).await?;
@@ -53,7 +52,10 @@ pub async fn deliver(directory: &Path, count: usize, burst: bool) -> anyhow::Res
     for member in &members {
         tokio::spawn(watch(member.plane.client.clone(), sender.clone()));
     }
-    through_hub(&hub, count, "warm", Arrivals { count: 1, per_second: 0.0 }, &mut appeared).await?;
+    let through_hub = async |prefix: &str, arrivals, appeared: &mut mpsc::UnboundedReceiver<Appeared>| {
+        deliver::run(prefix, arrivals, count, |name| apply_to_hub(&hub, name), async || next(appeared).await).await
+    };
+    through_hub("warm", Arrivals { count: 1, per_second: 0.0 }, &mut appeared).await?;
 
     let mut rows = vec![];
     let mut arrivals = vec![("app", ARRIVALS)];
@@ -68,7 +70,7 @@ pub async fn deliver(directory: &Path, count: usize, burst: bool) -> anyhow::Res
         rows.push(row);
 
         let (hub_before, agents_before) = (hub.usage()?, agents(&members)?);
-        let times = through_hub(&hub, count, prefix, arrivals, &mut appeared).await?;
+        let times = through_hub(prefix, arrivals, &mut appeared).await?;
         running += arrivals.count;
         hub.wait_for_running(NAMESPACE, running, Duration::from_secs(600)).await?;
         let (hub_after, agents_after) = (hub.usage()?, agents(&members)?);
@@ -163,21 +165,7 @@ fn agents(members: &[Member]) -> anyhow::Result<Usage> {
     })
 }
 
-async fn through_hub(
-    hub: &Hub,
-    members: usize,
-    prefix: &str,
-    arrivals: Arrivals,
-    appeared: &mut mpsc::UnboundedReceiver<Appeared>,
-) -> anyhow::Result<Times> {
-    let apply = |name: String| {
-        let (client, path, object) = (hub.client(), applications(NAMESPACE), application(&name, &everywhere()));
-        async move { create(&client, &path, &object).await }
-    };
-    run(members, prefix, arrivals, appeared, apply).await
-}
-
-/// The same Deployment, written to all members at once by this process.
+/// The same Deployment, written to all members by this process.
 async fn directly(
     members: &[Member],
     prefix: &str,
@@ -185,13 +173,15 @@ async fn directly(
     appeared: &mut mpsc::UnboundedReceiver<Appeared>,
 ) -> anyhow::Result<Times> {
     let clients: Vec<Client> = members.iter().map(|member| member.plane.client.clone()).collect();
+    let turns = Arc::new(Semaphore::new(DIRECT_AT_ONCE));
     let apply = |name: String| {
-        let clients = clients.clone();
+        let (clients, turns) = (clients.clone(), turns.clone());
         async move {
+            let _turn = turns.acquire().await?;
             futures::future::try_join_all(clients.iter().map(|client| apply_deployment(client, &name))).await.map(drop)
         }
     };
-    run(members.len(), prefix, arrivals, appeared, apply).await
+    deliver::run(prefix, arrivals, members.len(), apply, async || next(appeared).await).await
 }
 
 async fn apply_deployment(client: &Client, name: &str) -> anyhow::Result<()> {
@@ -212,47 +202,8 @@ async fn apply_deployment(client: &Client, name: &str) -> anyhow::Result<()> {
     client.request::<Value>(request).await.map(drop).context("cannot apply directly")
 }
 
-/// Applies at the planned moments and waits until every member has every Deployment.
-async fn run<Apply, Future>(
-    members: usize,
-    prefix: &str,
-    arrivals: Arrivals,
-    appeared: &mut mpsc::UnboundedReceiver<Appeared>,
-    apply: Apply,
-) -> anyhow::Result<Times>
-where
-    Apply: Fn(String) -> Future,
-    Future: std::future::Future<Output = anyhow::Result<()>> + Send + 'static,
-{
-    let mut times = Times::default();
-    let (start, start_us) = (Instant::now(), micros(SystemTime::now()));
-    let mut calls = tokio::task::JoinSet::new();
-    for (number, offset) in arrivals.offsets().enumerate() {
-        let name = format!("{prefix}-{number:04}");
-        times.due.insert(name.clone(), start_us + offset.as_micros() as u64);
-        let call = apply(name);
-        calls.spawn(async move {
-            sleep_until(start + offset).await;
-            call.await?;
-            anyhow::Ok(Instant::now() - (start + offset))
-        });
-    }
-    let mut missing = members * arrivals.count;
-    while missing > 0 {
-        match timeout(SOON, appeared.recv()).await {
-            Ok(Some(Appeared { name, at_us })) if times.due.contains_key(&name) => {
-                times.applied.entry(name).or_default().push(at_us);
-                missing -= 1;
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => bail!("all watches on the members ended"),
-            Err(_) => bail!("{missing} deliveries are missing, and none came for {} s", SOON.as_secs()),
-        }
-    }
-    while let Some(call) = calls.join_next().await {
-        times.accepted.push(call??);
-    }
-    Ok(times)
+async fn next(appeared: &mut mpsc::UnboundedReceiver<Appeared>) -> anyhow::Result<Appeared> {
+    appeared.recv().await.context("all watches on the members ended")
 }
 
 /// Tells of each Deployment that appears, until nobody listens. One that reaches this process late is counted late, on
@@ -267,7 +218,7 @@ async fn watch(client: Client, sender: mpsc::UnboundedSender<Appeared>) -> anyho
         if line.starts_with(ADDED) {
             let event: Value = serde_json::from_str(&line)?;
             let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            sender.send(Appeared { name, at_us }).context("nobody listens")?;
+            sender.send((name, at_us)).context("nobody listens")?;
         }
     }
     Ok(())
