@@ -4,7 +4,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow};
@@ -112,21 +112,23 @@ impl Hub {
         create(&self.client, "/api/v1/namespaces", &namespace).await
     }
 
-    /// Waits until that many Applications run, as their status says.
+    /// Until nothing was written for a while; then `count` Applications must run. Looked at through the revision alone:
+    /// whoever polls lists measures the lists.
     pub async fn wait_for_running(&self, namespace: &str, count: usize, within: Duration) -> anyhow::Result<()> {
-        let running = format!("{}?fieldSelector=status.status%3Drunning&limit=1", applications(namespace));
-        let all = format!("{}?fieldSelector=status.status%3Drunning", applications(namespace));
-        until("all applications to run", within, async || {
-            // The whole list is dear; as long as it is known to be shorter, a look at its first piece will do.
-            let first = get(&self.client, &running).await?;
-            let left = first["metadata"]["remainingItemCount"].as_u64();
-            let found = match left {
-                Some(left) => left as usize + 1,
-                None => get(&self.client, &all).await?["items"].as_array().map_or(0, Vec::len),
-            };
-            Ok(found >= count)
+        const QUIET: Duration = Duration::from_secs(2);
+        let mut known = (self.revision().await?, Instant::now());
+        until("the writes to end", within, async || {
+            let revision = self.revision().await?;
+            if revision != known.0 {
+                known = (revision, Instant::now());
+            }
+            Ok(known.1.elapsed() >= QUIET)
         })
-        .await
+        .await?;
+        let running = format!("{}?fieldSelector=status.status%3Drunning", applications(namespace));
+        let found = get(&self.client, &running).await?["items"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(found >= count, "{found} of {count} applications run, and nothing is written any more");
+        Ok(())
     }
 
     /// The store's revision: it goes up by one for each write.
