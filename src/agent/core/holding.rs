@@ -92,6 +92,11 @@ impl Thing {
         self.retry.clear();
         self.obstacle = None;
     }
+
+    /// Whether this resource version, or a later one, is what is known.
+    pub fn has_seen(&self, version: u64) -> bool {
+        matches!(self.known, Known::Present(_)) && version <= self.version
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

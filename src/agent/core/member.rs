@@ -43,9 +43,9 @@ impl Core {
         }
         self.brake.forget_old(now.monotonic_ms);
         while self.calls.len() < self.config.calls_max {
-            let Some(application) = self.ready.pop_front() else { return };
+            let Some(application) = self.ready.pop() else { return };
             if !self.turn(now, &application, effects) {
-                self.ready.push_front(application);
+                self.ready.push_first(application);
                 return;
             }
         }
@@ -337,6 +337,11 @@ impl Core {
     /// Takes in how an object stands; `None` is known to be absent. `fresh`: it was asked for just now.
     fn see(&mut self, now: Now, application: &Uid, object: &ObjectRef, live: Option<&Value>, fresh: bool) {
         let Some(holding) = self.works.get(application) else { return };
+        let version = live.map_or(0, version_of);
+        if !fresh && version != 0 && holding.things.get(object).is_some_and(|thing| thing.has_seen(version)) {
+            // The watch tells of our own write, or of what is older than that.
+            return;
+        }
         let manifest = holding.work.manifests.iter().find(|manifest| manifest.object == *object);
         let projection = manifest.zip(live).and_then(|(manifest, live)| {
             let written = diff::prepared(self.blobs.manifest(manifest).ok()?, OWNER_LABEL, application);
@@ -355,7 +360,6 @@ impl Core {
                 }
             }
             Some(live) => {
-                let version = version_of(live);
                 if version != 0 && version < thing.version {
                     return;
                 }
@@ -409,6 +413,11 @@ impl Core {
                     })
                     .collect();
                 unlisted.iter().for_each(|(application, object)| self.lose_sight(now, application, object));
+                // Some waited for this list alone, and nothing in it may be news.
+                let of_kind = |holding: &Holding| holding.things.keys().any(|object| object.gvk == *gvk);
+                let waiting = self.works.iter().filter(|(_, holding)| of_kind(holding));
+                let waiting: Vec<Uid> = waiting.map(|(application, _)| application.clone()).collect();
+                waiting.into_iter().for_each(|application| self.ready.push(application));
             }
         }
     }

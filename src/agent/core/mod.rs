@@ -9,7 +9,7 @@
 //! takes in what is seen, `hub` speaks on the stream, [`brake`] and [`pace`] say how much at once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -41,7 +41,7 @@ mod tests;
 use brake::Brake;
 use holding::Holding;
 use intake::{Blobs, Offer};
-use pace::{Backoff, Budget, Jitter};
+use pace::{Backoff, Budget, Jitter, Ready};
 
 /// What the core is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,7 +158,7 @@ pub struct Core {
     calls: BTreeMap<u64, member::Doing>,
     writes: BTreeMap<u64, Wrote>,
     last_id: u64,
-    ready: VecDeque<Uid>,
+    ready: Ready,
     /// Works to be looked at again, by time.
     timers: BTreeSet<(u64, Uid)>,
     unsaved: BTreeSet<Uid>,
@@ -257,7 +257,7 @@ impl Core {
             calls: BTreeMap::new(),
             writes: BTreeMap::new(),
             last_id: 0,
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             timers: BTreeSet::new(),
             unsaved: BTreeSet::new(),
             save_at_ms: None,
@@ -332,9 +332,7 @@ impl Core {
     }
 
     fn get_ready(&mut self, application: &Uid) {
-        if !self.ready.contains(application) {
-            self.ready.push_back(application.clone());
-        }
+        self.ready.push(application.clone());
     }
 
     fn unsaved(&mut self, now: Now, application: &Uid) {

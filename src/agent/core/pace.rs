@@ -1,4 +1,42 @@
-//! How fast the core may go: a budget of writes for the whole agent, growing pauses for single objects.
+//! How fast the core may go: whose turn is next, a budget of writes for the whole agent, growing pauses for single
+//! objects.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::model::Uid;
+
+/// Works that wait for their turn: each once, in order of coming.
+#[derive(Debug, Default)]
+pub struct Ready {
+    order: VecDeque<Uid>,
+    waiting: BTreeSet<Uid>,
+}
+
+impl Ready {
+    pub fn push(&mut self, application: Uid) {
+        if self.waiting.insert(application.clone()) {
+            self.order.push_back(application);
+        }
+    }
+
+    /// Whose turn was cut short goes on first.
+    pub fn push_first(&mut self, application: Uid) {
+        if self.waiting.insert(application.clone()) {
+            self.order.push_front(application);
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<Uid> {
+        let application = self.order.pop_front()?;
+        self.waiting.remove(&application);
+        Some(application)
+    }
+
+    pub fn clear(&mut self) {
+        self.order.clear();
+        self.waiting.clear();
+    }
+}
 
 /// A token bucket. One agent can never flood its member, whatever it is told.
 #[derive(Debug, Clone)]
@@ -95,6 +133,17 @@ impl Jitter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_come_in_order_and_each_work_waits_once() {
+        let mut ready = Ready::default();
+        ["a", "b", "a", "c"].into_iter().for_each(|name| ready.push(Uid::from(name)));
+        assert_eq!(ready.pop(), Some(Uid::from("a")));
+        ready.push_first(Uid::from("a"));
+        ready.push(Uid::from("a"));
+        let order: Vec<Uid> = std::iter::from_fn(|| ready.pop()).collect();
+        assert_eq!(order, ["a", "b", "c"].map(Uid::from));
+    }
 
     #[test]
     fn the_budget_caps_bursts_and_the_rate() {
