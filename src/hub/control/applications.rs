@@ -54,9 +54,11 @@ pub struct RenderFaults {
     faults: Vec<FieldError>,
 }
 
-/// Between two statuses of an Application: so that a thousand reports cost a few writes, and three cost no delay.
-const PACE_MS: u64 = 20;
-const PACE_MS_PER_ROW: f64 = 0.5;
+/// Between two statuses of an Application: a thousand reports cost a few writes, and whoever looks sees no delay. The
+/// more Applications wait for theirs, the longer each does, so that a burst is delivered before it is told of.
+const PACE_MS: u64 = 200;
+const PACE_MS_PER_ROW: u64 = 1;
+const PACE_MS_PER_WAITING: u64 = 2;
 /// Refusals kept with a placement: those that say most come first.
 const REFUSALS_MAX: usize = 256;
 /// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
@@ -93,7 +95,8 @@ impl Controller {
         let row = placement.rows.iter().find(|row| row.cluster == *cluster);
         let report = self.index.report(application, cluster).map(Arc::as_ref);
         let confirms = row.is_some_and(|row| !slice::confirmed(row, report).is_empty() && !row.removals.is_empty());
-        let pace = PACE_MS + (placement.rows.len() as f64 * PACE_MS_PER_ROW) as u64;
+        let rows = placement.rows.len() as u64;
+        let pace = PACE_MS + PACE_MS_PER_ROW * rows + PACE_MS_PER_WAITING * self.due.len() as u64;
         let earliest = self.written_ms.get(application).map_or(0, |written| written + pace);
         self.mark(application, earliest.max(now.monotonic_ms), confirms);
     }

@@ -182,6 +182,12 @@ impl Index {
             }
             return Ok(());
         };
+        let known = self.uids.get(key).and_then(|uid| self.applications.get_mut(uid));
+        if let Some(known) = known.filter(|known| object::same_but_status(&known.entry.value, &entry.value)) {
+            // Most of what comes is our own status, come back.
+            known.entry = entry.clone();
+            return Ok(());
+        }
         let value = object::decode(&entry.value)?;
         let spec_digest = source_digest(&value);
         let view: Application = object::view(&entry.value)?;

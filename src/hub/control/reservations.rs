@@ -14,18 +14,26 @@ pub type Reserved = Vec<(Demand, u32)>;
 
 #[derive(Debug, Default)]
 pub struct Reservations {
-    /// Cluster → Application → what it still has to come.
-    held: BTreeMap<Uid, BTreeMap<Uid, Reserved>>,
+    clusters: BTreeMap<Uid, Held>,
     /// Application → clusters that it is held in.
     homes: BTreeMap<Uid, BTreeSet<Uid>>,
     /// Clusters whose room has to be made anew.
     stale: BTreeSet<Uid>,
 }
 
+/// What is reserved in one cluster.
+#[derive(Debug, Default)]
+struct Held {
+    /// What each Application still has to come.
+    applications: BTreeMap<Uid, Reserved>,
+    /// The same, by demand: a thousand small Applications of one shape cost one.
+    sums: BTreeMap<Demand, u64>,
+}
+
 impl Reservations {
     /// Replaces all that an Application still has to come.
     pub fn set_all(&mut self, application: &Uid, reserved: BTreeMap<Uid, Reserved>) {
-        let before = self.homes.remove(application).unwrap_or_default();
+        let before = self.homes.get(application).cloned().unwrap_or_default();
         for cluster in before.iter().filter(|cluster| !reserved.contains_key(*cluster)) {
             self.set(cluster, application, Vec::new());
         }
@@ -35,15 +43,23 @@ impl Reservations {
     }
 
     pub fn set(&mut self, cluster: &Uid, application: &Uid, reserved: Reserved) {
-        if !reserved.is_empty() {
-            self.homes.entry(application.clone()).or_default().insert(cluster.clone());
+        match self.homes.get_mut(application) {
+            Some(homes) if reserved.is_empty() => {
+                homes.remove(cluster);
+                if homes.is_empty() {
+                    self.homes.remove(application);
+                }
+            }
+            Some(homes) => drop(homes.insert(cluster.clone())),
+            None if reserved.is_empty() => {}
+            None => drop(self.homes.insert(application.clone(), [cluster.clone()].into())),
         }
-        let held = self.held.entry(cluster.clone()).or_default();
-        let before = match reserved.is_empty() {
-            true => held.remove(application),
-            false => held.insert(application.clone(), reserved.clone()),
+        let held = match self.clusters.get_mut(cluster) {
+            Some(held) => held,
+            None if reserved.is_empty() => return,
+            None => self.clusters.entry(cluster.clone()).or_default(),
         };
-        if before.unwrap_or_default() != reserved {
+        if held.set(application, reserved) {
             self.stale.insert(cluster.clone());
         }
     }
@@ -56,18 +72,37 @@ impl Reservations {
         std::mem::take(&mut self.stale)
     }
 
-    /// Equal demands of many Applications are taken at once: a thousand small Applications cost one.
     pub fn room(&self, cluster: &Uid, sketch: &Sketch) -> Room {
         let mut room = Room::of(sketch);
-        let mut sums: BTreeMap<&Demand, u32> = BTreeMap::new();
-        for (demand, replicas) in self.held.get(cluster).into_iter().flat_map(BTreeMap::values).flatten() {
-            let sum = sums.entry(demand).or_default();
-            *sum = sum.saturating_add(*replicas);
-        }
-        for (demand, replicas) in sums {
-            room.take(demand, replicas);
+        for (demand, replicas) in self.clusters.get(cluster).into_iter().flat_map(|held| &held.sums) {
+            room.take(demand, u32::try_from(*replicas).unwrap_or(u32::MAX));
         }
         room
+    }
+}
+
+impl Held {
+    /// Whether that changed anything.
+    fn set(&mut self, application: &Uid, reserved: Reserved) -> bool {
+        let before = self.applications.get(application).map(Vec::as_slice).unwrap_or_default();
+        if before == reserved {
+            return false;
+        }
+        for (demand, replicas) in before {
+            let Some(sum) = self.sums.get_mut(demand) else { continue };
+            *sum = sum.saturating_sub(u64::from(*replicas));
+            if *sum == 0 {
+                self.sums.remove(demand);
+            }
+        }
+        for (demand, replicas) in &reserved {
+            *self.sums.entry(demand.clone()).or_default() += u64::from(*replicas);
+        }
+        match reserved.is_empty() {
+            true => self.applications.remove(application),
+            false => self.applications.insert(application.clone(), reserved),
+        };
+        true
     }
 }
 
@@ -91,4 +126,61 @@ pub fn outstanding(row: &Row, revision: &Revision, report: Option<&Report>, repo
 
 fn demand_of<'a>(revision: &'a Revision, component: &str) -> Option<&'a Demand> {
     revision.components.iter().find(|known| known.name == component)?.demand.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Resources, quantity::CPU, sketch::Shape};
+
+    fn cpu(milli: i64) -> Demand {
+        Demand { requests: Resources::of([(CPU, milli)]), ..Demand::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_what_the_applications_add_up_to(
+            changes in prop::collection::vec((0u8..3, 0u8..3, prop::collection::vec((1i64..3, 1u32..5), 0..3)), 0..30),
+        ) {
+            let mut reservations = Reservations::default();
+            let mut expected: BTreeMap<(u8, u8), Reserved> = BTreeMap::new();
+            for (cluster, application, reserved) in changes {
+                let reserved: Reserved = reserved.into_iter().map(|(milli, count)| (cpu(milli), count)).collect();
+                reservations.set(&Uid(cluster.to_string()), &Uid(application.to_string()), reserved.clone());
+                expected.insert((cluster, application), reserved);
+            }
+            for cluster in 0..3 {
+                let mut sums: BTreeMap<Demand, u64> = BTreeMap::new();
+                for ((_, _), reserved) in expected.iter().filter(|((of, _), _)| *of == cluster) {
+                    reserved.iter().for_each(|(demand, count)| *sums.entry(demand.clone()).or_default() += u64::from(*count));
+                }
+                let held = reservations.clusters.get(&Uid(cluster.to_string()));
+                prop_assert_eq!(held.map(|held| held.sums.clone()).unwrap_or_default(), sums);
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_application_no_longer_has_to_come_is_given_back() {
+        let (eu, us, shop) = (Uid::from("eu"), Uid::from("us"), Uid::from("shop"));
+        let mut reservations = Reservations::default();
+        let sketch = Sketch {
+            shapes: vec![Shape {
+                count: 1,
+                free: Resources::of([(CPU, 4000), (crate::model::quantity::PODS, 110)]),
+                ..Shape::default()
+            }],
+            ..Sketch::default()
+        };
+        reservations.set_all(&shop, [(eu.clone(), vec![(cpu(1000), 3)]), (us.clone(), vec![(cpu(1000), 1)])].into());
+        assert_eq!(reservations.room(&eu, &sketch).for_demand(&cpu(1000)), 1);
+        assert_eq!(reservations.take_stale().len(), 2);
+        reservations.set_all(&shop, [(us.clone(), vec![(cpu(1000), 1)])].into());
+        assert_eq!(reservations.room(&eu, &sketch).for_demand(&cpu(1000)), 4);
+        assert_eq!(reservations.take_stale(), [eu].into(), "what did not change is not made anew");
+        reservations.set_all(&shop, BTreeMap::new());
+        assert!(reservations.homes.is_empty());
+    }
 }
