@@ -43,13 +43,13 @@ impl Mutant {
     /// Each with the number of seeds within which it must be found.
     pub const ALL: [(Self, u64); 11] = [
         (Self::AbsentIsDeleted, 10),
-        (Self::StaleAccepted, 50),
+        (Self::StaleAccepted, 60),
         (Self::RemovalFirst, 20),
-        (Self::RemovalsConfirmedUnseen, 20),
-        (Self::LedgerForgets, 10),
-        (Self::OwnershipIgnored, 50),
+        (Self::RemovalsConfirmedUnseen, 60),
+        (Self::LedgerForgets, 20),
+        (Self::OwnershipIgnored, 40),
         (Self::RepairsForever, 10),
-        (Self::ReservationsIgnored, 50),
+        (Self::ReservationsIgnored, 60),
         (Self::SilenceEvicts, 10),
         (Self::HubWritesSpec, 10),
         (Self::RefusalsUntold, 10),

@@ -118,13 +118,9 @@ impl Story {
         let at = self.some_site();
         let cluster = self.world.sites()[at].name.clone();
         match self.world.chance.between(0, 99) {
-            0..45 => {
-                let application = self.application(name);
-                if let Err(why) = self.world.put_application(&application) {
-                    let now_ms = self.world.now_ms();
-                    self.world.check.violate(now_ms, 12, format!("the story's own Application is refused: {why}"));
-                }
-            }
+            0..38 => self.put(name, 12),
+            // Everybody wants much, at once.
+            38..45 => APPLICATIONS.iter().for_each(|name| self.put(name, 40)),
             45..60 => drop(self.world.delete_object(&kinds::APPLICATION, "default", name)),
             60..68 => {
                 let cordon = self.world.chance.happens(500);
@@ -141,6 +137,14 @@ impl Story {
                 self.join(name);
             }
             _ => {}
+        }
+    }
+
+    fn put(&mut self, name: &str, replicas_max: u64) {
+        let application = self.application(name, replicas_max);
+        if let Err(why) = self.world.put_application(&application) {
+            let now_ms = self.world.now_ms();
+            self.world.check.violate(now_ms, 12, format!("the story's own Application is refused: {why}"));
         }
     }
 
@@ -225,7 +229,7 @@ impl Story {
         self.world.delete_object(&kinds::CLUSTER, "", cluster);
     }
 
-    fn application(&mut self, name: &str) -> Value {
+    fn application(&mut self, name: &str, replicas_max: u64) -> Value {
         let chance = &mut self.world.chance;
         let component = |suffix: &str, cpu: u64, version: u64, replicas: u64| {
             json!({
@@ -234,7 +238,7 @@ impl Story {
                 "traits": [{"type": "scaler", "properties": {"replicas": replicas}}],
             })
         };
-        let (cpu, version, replicas) = (100 * chance.between(1, 10), chance.between(1, 3), chance.between(0, 12));
+        let (cpu, version, replicas) = (100 * chance.between(1, 10), chance.between(1, 3), chance.between(0, replicas_max));
         let mut components = vec![component("web", cpu, version, replicas)];
         if chance.happens(400) {
             components.push(component("worker", 200, 1, chance.between(1, 4)));

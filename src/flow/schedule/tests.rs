@@ -268,6 +268,19 @@ fn several_topologies_choose_the_union_and_placement_chooses_among_it() {
 }
 
 #[test]
+fn a_chosen_cluster_without_room_is_a_part_that_does_not_run() {
+    let everywhere = policy("topology", json!({"clusterLabelSelector": {}}));
+    let rooms = [("ap", 10), ("eu", 1), ("na", 1), ("sa", 0), ("us", 1)];
+    let mut case = Case::new(vec![everywhere], 2, &rooms);
+    expect(&case, &case.solve(), &[("ap", 2)]);
+    let lack = "not in every chosen cluster: eu: room for 1 of 2 replicas: cpu; na: room for 1 of 2 replicas: cpu; \
+        sa: room for 0 of 2 replicas: no node has enough cpu left; and 1 more";
+    assert_eq!(case.solve().unplaced["web"], lack);
+    rooms[1..].iter().for_each(|(name, _)| case.at(name).cordoned = true);
+    assert!(case.solve().unplaced.is_empty(), "a selector passes over what a person took out of service");
+}
+
+#[test]
 fn without_a_policy_the_roomiest_cluster_gets_it_and_keeps_it() {
     let mut case = Case::new(vec![], 2, &[("ap", 10), ("eu", 30), ("us", 20)]);
     let solution = case.settle();

@@ -104,7 +104,9 @@ impl<'a> Solver<'a> {
                     }
                 }
                 Err((faulty, why)) => {
-                    if named.contains(cluster.name.as_str()) {
+                    // A cluster that a selector chooses may be cordoned or silent; one that lacks room is a part of the
+                    // Application that does not run.
+                    if named.contains(cluster.name.as_str()) || matches!(why, Why::NoRoom { .. }) {
                         without.push(format!("{}: {why}", cluster.name));
                     }
                     if matches!(why, Why::NoRoom { .. } | Why::NoSketch | Why::Silent | Why::NotAccepted) {
@@ -117,7 +119,7 @@ impl<'a> Solver<'a> {
         }
         for component in &group.components {
             if !without.is_empty() {
-                self.lack(component, format!("not in every named cluster: {}", without.join("; ")));
+                self.lack(component, format!("not in every chosen cluster: {}", first_of(&without)));
             } else if self.holders(component).is_empty() && !policies.allows_empty() {
                 self.lack(component, nobody_fits(standings.len(), refused.iter()));
             }
@@ -145,6 +147,15 @@ impl<'a> Solver<'a> {
         let demands = group.components.iter().filter_map(|component| component.demand.as_ref());
         let replicas = demands.map(|demand| u64::from(room.for_demand(demand))).min();
         replicas.unwrap_or_else(|| room.free(CPU).max(0) as u64)
+    }
+}
+
+/// For a sentence: the refusals tell of all.
+fn first_of(clusters: &[String]) -> String {
+    const NAMED_MAX: usize = 3;
+    match clusters.len() {
+        0..=NAMED_MAX => clusters.join("; "),
+        more => format!("{}; and {} more", clusters[..NAMED_MAX].join("; "), more - NAMED_MAX),
     }
 }
 
