@@ -39,6 +39,8 @@ struct Slot {
 #[derive(Debug, Default)]
 struct Crew {
     bound: u32,
+    /// What the bound ones ask for.
+    held: Resources,
     troubled: BTreeMap<PodKey, String>,
     pods: u32,
 }
@@ -99,10 +101,7 @@ impl Index {
         if slot.bound {
             touched.room = true;
             let (used, pods) = self.used.entry(slot.node.clone()).or_default();
-            for (name, amount) in &slot.requests.0 {
-                let sum = used.0.entry(name.clone()).or_insert(0);
-                *sum = if joins { sum.saturating_add(*amount) } else { sum.saturating_sub(*amount) };
-            }
+            used.add(&slot.requests, if joins { 1 } else { -1 });
             *pods = if joins { *pods + 1 } else { pods.saturating_sub(1) };
             if *pods == 0 {
                 self.used.remove(&slot.node);
@@ -112,6 +111,9 @@ impl Index {
         touched.workloads.insert(workload.clone());
         let crew = self.workloads.entry(workload.clone()).or_default();
         let bound = u32::from(slot.bound);
+        if slot.bound {
+            crew.held.add(&slot.requests, if joins { 1 } else { -1 });
+        }
         (crew.pods, crew.bound) = match joins {
             true => (crew.pods + 1, crew.bound + bound),
             false => (crew.pods.saturating_sub(1), crew.bound.saturating_sub(bound)),
@@ -129,6 +131,7 @@ impl Index {
         let crew = self.workloads.get(workload);
         crew.map_or_else(Pods::default, |crew| Pods {
             bound: crew.bound,
+            held: crew.held.clone(),
             trouble: crew.troubled.values().next().cloned(),
         })
     }
@@ -196,10 +199,13 @@ mod tests {
         let mut index = Index::default();
         index.apply(Capacity::NodesReset(vec![node("n1")]));
         index.apply(Capacity::PodsReset(vec![pod("a", "n1", None), pod("b", "", Some("FailedScheduling: no room"))]));
-        assert_eq!(index.pods_of(&web()), Pods { bound: 1, trouble: Some("FailedScheduling: no room".into()) });
+        assert_eq!(
+            index.pods_of(&web()),
+            Pods { bound: 1, held: Resources::of([("cpu", 100)]), trouble: Some("FailedScheduling: no room".into()) }
+        );
         let touched = index.apply(Capacity::Pod(pod("b", "n1", None)));
         assert!(touched.room && touched.workloads.contains(&web()));
-        assert_eq!(index.pods_of(&web()), Pods { bound: 2, trouble: None });
+        assert_eq!(index.pods_of(&web()), Pods { bound: 2, held: Resources::of([("cpu", 200)]), trouble: None });
         assert_eq!(index.used["n1"], (Resources::of([("cpu", 200)]), 2));
         assert_eq!(index.apply(Capacity::Pod(pod("b", "n1", None))), Touched::default(), "nothing changed");
         index.apply(Capacity::Pod(PodFacts { finished: true, ..pod("b", "n1", None) }));

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::object::{ObjectRef, Uid};
+use super::{
+    Demand, Resources,
+    object::{ObjectRef, Uid},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -43,6 +46,20 @@ pub struct ComponentReport {
     /// In the member's words where something is wrong: `ImagePullBackOff: …`, `FailedScheduling: …`.
     pub message: String,
     pub replicas: Option<ReplicaCount>,
+    /// What the bound pods ask for together: while a rollout replaces them, some ask for what an older revision said.
+    /// Empty where an agent did not tell.
+    pub held: Resources,
+}
+
+impl ComponentReport {
+    /// How many replicas of `demand` the sketch that was sent before this report certainly counts already.
+    pub fn seen(&self, demand: &Demand) -> u32 {
+        let bound = self.replicas.map_or(0, |replicas| replicas.bound);
+        match self.held.fits(&demand.requests) {
+            Some(fits) if !self.held.0.is_empty() => bound.min(u32::try_from(fits).unwrap_or(u32::MAX)),
+            _ => bound,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     agent::ledger::Entry,
     hub::control::FromAgent,
-    model::{Uid, protocol::ToHub},
+    model::{Resources, Uid, protocol::ToHub},
     store::{Operation, Transaction, object},
 };
 
@@ -70,8 +70,11 @@ impl Mutant {
     pub(super) fn claim_everything_bound(from: FromAgent) -> FromAgent {
         match from {
             FromAgent::Report { cluster, mut report } => {
-                for count in report.components.iter_mut().filter_map(|component| component.replicas.as_mut()) {
-                    count.bound = count.desired;
+                for component in &mut report.components {
+                    component.held = Resources::default();
+                    if let Some(count) = &mut component.replicas {
+                        count.bound = count.desired;
+                    }
                 }
                 FromAgent::Report { cluster, report }
             }

@@ -238,7 +238,8 @@ impl Story {
                 "traits": [{"type": "scaler", "properties": {"replicas": replicas}}],
             })
         };
-        let (cpu, version, replicas) = (100 * chance.between(1, 10), chance.between(1, 3), chance.between(0, replicas_max));
+        let (cpu, version, replicas) =
+            (100 * chance.between(1, 10), chance.between(1, 3), chance.between(0, replicas_max));
         let mut components = vec![component("web", cpu, version, replicas)];
         if chance.happens(400) {
             components.push(component("worker", 200, 1, chance.between(1, 4)));

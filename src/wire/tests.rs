@@ -126,8 +126,9 @@ fn object_report() -> impl Strategy<Value = ObjectReport> {
 fn report() -> impl Strategy<Value = Report> {
     let replicas =
         any::<[u32; 4]>().prop_map(|[desired, ready, updated, bound]| ReplicaCount { desired, ready, updated, bound });
-    let component = (name(), any::<bool>(), text(), option::of(replicas))
-        .prop_map(|(name, healthy, message, replicas)| ComponentReport { name, healthy, message, replicas });
+    let component = (name(), any::<bool>(), text(), option::of(replicas), resources()).prop_map(
+        |(name, healthy, message, replicas, held)| ComponentReport { name, healthy, message, replicas, held },
+    );
     let refused = (text(), text()).prop_map(|(reason, message)| Refused { reason, message });
     let head = (uid(), uid(), any::<u64>(), name(), any::<bool>(), option::of(refused));
     let body = (vec(component, 0..3), vec(object_report(), 0..3), vec(object_ref(), 0..3), text());

@@ -278,6 +278,7 @@ impl From<&ComponentReport> for proto::ComponentReport {
             healthy: component.healthy,
             message: component.message.clone(),
             replicas: component.replicas.map(replicas),
+            held: component.held.0.clone().into_iter().collect(),
         }
     }
 }
@@ -297,6 +298,7 @@ impl TryFrom<proto::ComponentReport> for ComponentReport {
             healthy: component.healthy,
             message: message("component message", component.message)?,
             replicas: component.replicas.map(replicas),
+            held: resources(component.held)?,
         })
     }
 }

@@ -4,7 +4,8 @@
 //! never: read what was not observed as healthy or as gone.
 
 use crate::model::{
-    ObjectRef, Report, Uid, Work,
+    ObjectRef, Report, Resources, Uid, Work,
+    quantity::PODS,
     report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount},
 };
 
@@ -34,6 +35,8 @@ impl Default for Observed {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pods {
     pub bound: u32,
+    /// What those ask for together.
+    pub held: Resources,
     /// Of the first pod in trouble.
     pub trouble: Option<String>,
 }
@@ -99,6 +102,11 @@ fn component(name: &str, standings: &[&Standing<'_>]) -> ComponentReport {
         let replicas = standing.observed?.replicas?;
         Some(ReplicaCount { bound: standing.pods.bound, ..replicas })
     });
+    let mut held = Resources::default();
+    for pods in standings.iter().map(|standing| &standing.pods).filter(|pods| pods.bound > 0) {
+        held.add(&pods.held, 1);
+        held.add(&Resources::of([(PODS, 1)]), pods.bound.into());
+    }
     let healthy = standings.iter().all(|standing| {
         standing.state == ObjectState::Applied
             && standing.observed.is_some_and(|observed| observed.health == Health::Healthy)
@@ -123,6 +131,7 @@ fn component(name: &str, standings: &[&Standing<'_>]) -> ComponentReport {
             updated: sum.updated.saturating_add(next.updated),
             bound: sum.bound.saturating_add(next.bound),
         }),
+        held,
     }
 }
 
@@ -196,7 +205,7 @@ mod tests {
     }
 
     fn standing<'a>(object: &'a ObjectRef, observed: Option<&'a Observed>) -> Standing<'a> {
-        let pods = Pods { bound: 2, trouble: None };
+        let pods = Pods { bound: 2, held: Resources::of([("cpu", 300)]), trouble: None };
         Standing { object, component: "web", uid: None, state: ObjectState::Applied, obstacle: None, observed, pods }
     }
 
@@ -205,7 +214,8 @@ mod tests {
         let reference = reference("Deployment", "web");
         let (good, slow, full) =
             (deployment(3, None), deployment(1, None), deployment(1, Some("exceeded quota: pods=2")));
-        let troubled = Pods { bound: 2, trouble: Some("ImagePullBackOff: container web: no such image".into()) };
+        let trouble = Some("ImagePullBackOff: container web: no such image".into());
+        let troubled = Pods { bound: 2, held: Resources::default(), trouble };
         let refused = Standing {
             state: ObjectState::Refused,
             obstacle: Some(("Forbidden", "no")),
@@ -249,6 +259,7 @@ mod tests {
         let report = report(&work(), &standings, &[], None);
         let expected = ReplicaCount { desired: 6, ready: 6, updated: 6, bound: 4 };
         assert_eq!(report.components.iter().map(|found| found.replicas).collect::<Vec<_>>(), [Some(expected)]);
+        assert_eq!(report.components[0].held, Resources::of([("cpu", 600), ("pods", 4)]));
         assert!(report.applied);
     }
 

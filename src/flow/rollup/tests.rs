@@ -97,7 +97,13 @@ impl Scene {
             message: String::new(),
         };
         let replicas = Some(ReplicaCount { desired: 3, ready, updated: ready, bound: ready });
-        let component = ComponentReport { name: "web".into(), healthy, message: message.into(), replicas };
+        let component = ComponentReport {
+            name: "web".into(),
+            healthy,
+            message: message.into(),
+            replicas,
+            held: Default::default(),
+        };
         let report = Report {
             generation: 1,
             applied: true,

@@ -1,7 +1,8 @@
 //! Reservations: what is decided and not yet seen in a sketch (rule 6).
 //!
 //! Derived from stored placements, stored reports and the decisions under way, so they survive a change of leader. A
-//! replica is seen once its agent reported it bound: the sketch that was sent before that report counts it already.
+//! replica is seen once its agent reported it bound: the sketch that was sent before that report counts it already. A
+//! pod that a rollout has yet to replace is seen with what it asks for, not with what its successor will.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,8 +116,7 @@ pub fn outstanding(row: &Row, revision: &Revision, report: Option<&Report>, repo
         let before = reported.and_then(|revision| demand_of(revision, name));
         let counts = |report: &&Report| report.generation == row.generation || before == Some(demand);
         let line = report.filter(counts).and_then(|report| report.components.iter().find(|line| line.name == *name));
-        let bound = line.and_then(|line| line.replicas).map_or(0, |replicas| replicas.bound);
-        let missing = share.replicas.unwrap_or(0).saturating_sub(bound);
+        let missing = share.replicas.unwrap_or(0).saturating_sub(line.map_or(0, |line| line.seen(demand)));
         if missing > 0 {
             reserved.push((demand.clone(), missing));
         }
@@ -133,7 +133,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Resources, quantity::CPU, sketch::Shape};
+    use crate::model::{
+        Digest, ObjectName, Resources,
+        placement::Share,
+        quantity::{CPU, PODS},
+        report::{ComponentReport, ReplicaCount},
+        revision::RenderedComponent,
+        sketch::Shape,
+    };
 
     fn cpu(milli: i64) -> Demand {
         Demand { requests: Resources::of([(CPU, milli)]), ..Demand::default() }
@@ -160,6 +167,47 @@ mod tests {
                 prop_assert_eq!(held.map(|held| held.sums.clone()).unwrap_or_default(), sums);
             }
         }
+    }
+
+    /// A rollout to pods that ask for more: those still bound from before hold less than what is decided.
+    #[test]
+    fn a_pod_to_be_replaced_is_seen_with_what_it_asks_for() {
+        let name = "web".to_owned();
+        let component = RenderedComponent {
+            name: name.clone(),
+            type_: "webservice".into(),
+            manifests: Vec::new(),
+            demand: Some(cpu(1000)),
+            replicas: None,
+        };
+        let revision = Revision {
+            application: ObjectName::new("default", "shop"),
+            application_uid: Uid::from("shop"),
+            number: 2,
+            spec_digest: Digest::of(b"spec"),
+            application_blob: Digest::of(b"application"),
+            components: vec![component],
+        };
+        let row = Row {
+            cluster: Uid::from("eu"),
+            cluster_name: "eu".into(),
+            generation: 7,
+            revision: "shop-v2".into(),
+            components: [(name.clone(), Share { replicas: Some(5), reason: String::new() })].into(),
+            removals: Vec::new(),
+            trace: String::new(),
+        };
+        let still = |bound: u32, milli: i64| {
+            let replicas = Some(ReplicaCount { desired: 5, bound, ..ReplicaCount::default() });
+            let held = Resources::of([(CPU, milli), (PODS, bound.into())]);
+            let line = ComponentReport { name: name.clone(), replicas, held, ..ComponentReport::default() };
+            let report = Report { generation: 7, components: vec![line], ..Report::default() };
+            outstanding(&row, &revision, Some(&report), None).iter().map(|(_, replicas)| replicas).sum::<u32>()
+        };
+        assert_eq!(still(5, 5 * 400), 3, "five of 400m hold the room of two");
+        assert_eq!(still(6, 5 * 400 + 1000), 2, "a pod beyond the count is no replica more");
+        assert_eq!(still(5, 5 * 1000), 0);
+        assert_eq!(still(4, 4 * 1200), 1, "what the member adds to pods makes them no more");
     }
 
     #[test]
