@@ -63,6 +63,13 @@ pub struct Rejection {
     pub message: String,
 }
 
+impl Rejection {
+    /// Whether it says nothing of what the member did.
+    pub fn is_unanswered(&self) -> bool {
+        ["Unreachable", "Timeout"].contains(&self.reason.as_str())
+    }
+}
+
 /// A namespace that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NamespaceFacts {

@@ -30,8 +30,6 @@ const PAUSE_LOOK_MS: u64 = 30_000;
 /// definition is not established. Told only when it stays.
 const PASSING: [&str; 6] = ["Forbidden", "NotFound", "KindUnknown", "Conflict", "Unreachable", "Timeout"];
 const PASSING_FAILURES: u32 = 3;
-/// Rejections that say nothing of what the member did.
-const UNANSWERED: [&str; 2] = ["Unreachable", "Timeout"];
 
 #[derive(Debug, Clone)]
 pub struct Holding {
@@ -75,7 +73,7 @@ impl Default for Thing {
 
 impl Thing {
     pub fn reject(&mut self, rejection: &Rejection, now_ms: u64, jitter: &mut Jitter) {
-        self.retry.fail(now_ms, jitter);
+        self.retry.reject(rejection, now_ms, jitter);
         if self.retry.failures >= PASSING_FAILURES || !PASSING.contains(&rejection.reason.as_str()) {
             self.obstacle = Some((rejection.reason.clone(), rejection.message.clone()));
         }
@@ -83,7 +81,7 @@ impl Thing {
 
     /// An apply went unanswered: it may have been carried out all the same, so what was absent has to be looked at.
     pub fn doubt(&mut self, rejection: &Rejection) {
-        if self.known == Known::Absent && UNANSWERED.contains(&rejection.reason.as_str()) {
+        if self.known == Known::Absent && rejection.is_unanswered() {
             self.known = Known::Nothing;
         }
     }

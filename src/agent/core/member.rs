@@ -272,7 +272,7 @@ impl Core {
             }
             Err(rejection) => {
                 namespace.facts = None;
-                namespace.retry.fail(now.monotonic_ms, &mut self.jitter);
+                namespace.retry.reject(&rejection, now.monotonic_ms, &mut self.jitter);
                 Some(rejection)
             }
         };

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::model::Uid;
+use crate::{agent::cluster::Rejection, model::Uid};
 
 /// Works that wait for their turn: each once, in order of coming.
 #[derive(Debug, Default)]
@@ -76,10 +76,21 @@ pub struct Backoff {
 
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 300_000;
+const UNANSWERED_PAUSE_MS: u64 = 15_000;
 
 impl Backoff {
     pub fn fail(&mut self, now_ms: u64, jitter: &mut Jitter) {
-        let pause = FIRST_PAUSE_MS.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE_MS);
+        self.fail_within(now_ms, LONGEST_PAUSE_MS, jitter);
+    }
+
+    /// Where the member did not answer, nothing was refused, and once it is back nobody should wait for minutes.
+    pub fn reject(&mut self, rejection: &Rejection, now_ms: u64, jitter: &mut Jitter) {
+        let longest_ms = if rejection.is_unanswered() { UNANSWERED_PAUSE_MS } else { LONGEST_PAUSE_MS };
+        self.fail_within(now_ms, longest_ms, jitter);
+    }
+
+    fn fail_within(&mut self, now_ms: u64, longest_ms: u64, jitter: &mut Jitter) {
+        let pause = FIRST_PAUSE_MS.saturating_mul(1 << self.failures.min(16)).min(longest_ms);
         self.failures = self.failures.saturating_add(1);
         self.not_before_ms = now_ms + jitter.around(pause);
     }

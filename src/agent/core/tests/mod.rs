@@ -302,6 +302,22 @@ fn rule_11_without_the_hub_it_goes_on_from_the_ledger_after_its_own_restart_too(
 }
 
 #[test]
+fn a_member_that_answers_again_is_not_left_waiting() {
+    let mut rig = running();
+    for reason in ["Unreachable", "Invalid"] {
+        let rejection = Rejection { reason: reason.into(), message: "not now".into() };
+        rig.member.refusals.insert(deployment("web"), rejection);
+        rig.vanish(&deployment("web"));
+        rig.pass(3_600_000);
+        rig.member.refusals.clear();
+        rig.pass(20_000);
+        let there = rig.member.objects.contains_key(&deployment("web"));
+        assert_eq!(there, reason == "Unreachable", "what was refused for a reason is tried ever more rarely");
+        rig.pass(600_000);
+    }
+}
+
+#[test]
 fn rule_13_converged_means_silent() {
     let mut rig = running();
     rig.pass(10_000);

@@ -328,6 +328,10 @@ impl Member {
             }),
             Call::Get(object) => {
                 self.looks += 1;
+                // Who cannot be reached cannot be asked either.
+                if let Some(rejection) = self.refusals.get(&object).filter(|rejection| rejection.is_unanswered()) {
+                    return Answer::Got(Err(rejection.clone()));
+                }
                 Answer::Got(Ok(self.objects.get(&object).cloned()))
             }
             Call::Apply { object, .. } => {
