@@ -236,7 +236,8 @@ fn a_namespace_is_made_once_and_tells_of_its_pause() {
     let (ground, namespace) = (ground(), "port-paused");
     ground.namespace(namespace);
     let version = || {
-        let role = ["get", "rolebinding,serviceaccount", "hanse-executor", "-o", "jsonpath={..resourceVersion}"];
+        let versions = "jsonpath={.items[*].metadata.resourceVersion}";
+        let role = ["get", "rolebinding,serviceaccount", "hanse-executor", "-o", versions];
         ground.member.kubectl().namespace(namespace).args(role).ok()
     };
     let before = version();
