@@ -15,7 +15,10 @@ use super::{
     fleet::{self, Member},
     screen::{Cluster, Line, Picture, Screen},
 };
-use crate::{hub, kinds};
+use crate::{
+    hub,
+    kinds::{self, application::LAST_APPLIED_ANNOTATION},
+};
 
 /// Silence after which a cluster is Unknown here: short, so that one sees it happen, and longer than a beat.
 const GRACE: Duration = Duration::from_secs(7);
@@ -101,7 +104,10 @@ impl Stage {
     /// The names of what was applied.
     pub async fn apply_examples(&self) -> anyhow::Result<Vec<&'static str>> {
         for (file, text) in EXAMPLES {
-            let application: Value = serde_saphyr::from_str(text).with_context(|| format!("{file} is not YAML"))?;
+            let mut application: Value = serde_saphyr::from_str(text).with_context(|| format!("{file} is not YAML"))?;
+            // As kubectl leaves it, so that `kubectl apply` goes on from here without a warning.
+            let applied = format!("{application}\n");
+            application["metadata"]["annotations"][LAST_APPLIED_ANNOTATION] = applied.into();
             self.api.apply(&kinds::APPLICATION, &application).await?;
         }
         Ok(EXAMPLES.iter().map(|(file, _)| *file).collect())
