@@ -20,6 +20,7 @@ pub mod memory;
 pub mod mvcc;
 pub mod object;
 mod owner;
+pub mod raft;
 mod watch;
 
 pub use owner::Options;
@@ -184,6 +185,9 @@ pub enum Error {
     Lagged,
     #[error("the store is closed: {0}")]
     Closed(String),
+    /// Nothing was done, and the same may succeed in a moment: no replica leads, or too few of them answer.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
 }
 
 pub type Watch = BoxStream<'static, Result<WatchEvent, Error>>;

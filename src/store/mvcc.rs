@@ -8,11 +8,13 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Change, Compare, Entry, Error, Key, List, Operation, Outcome, Page, Revision, Transaction, WatchEvent,
@@ -30,6 +32,9 @@ pub struct Mvcc {
     /// Of the revisions `compacted + 1 ..= revision`, in order.
     history: VecDeque<Arc<[Change]>>,
     history_bytes: usize,
+    hash: StateHash,
+    /// As of `compacted`.
+    compacted_hash: StateHash,
 }
 
 /// Most keys have one version: only others pay for a vector.
@@ -62,8 +67,15 @@ pub enum Applied {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     pub revision: Revision,
+    /// Of the state as of `revision`.
+    pub hash: StateHash,
     pub rows: BTreeMap<Key, Option<Entry>>,
 }
+
+/// The sum of the hashes of all rows, and so the same however the state came about: changed by what a change takes away
+/// and adds. It finds faults of disks, memory and programs; it is no proof against somebody who wants two states to look alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct StateHash(pub u128);
 
 /// Part of the history, as far as one prefix goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,11 +90,13 @@ impl Mvcc {
     pub fn restore(revision: Revision, entries: impl IntoIterator<Item = Entry>) -> Self {
         let version =
             |entry: Entry| Version { created: entry.created, modified: entry.modified, value: Some(entry.value) };
+        let mut hash = StateHash::default();
         let keys = entries
             .into_iter()
+            .inspect(|entry| hash.add(entry))
             .map(|entry| (entry.key.clone(), Versions { newest: version(entry), older: Vec::new() }))
             .collect();
-        Self { revision, compacted: revision, keys, ..Self::default() }
+        Self { revision, compacted: revision, keys, hash, compacted_hash: hash, ..Self::default() }
     }
 
     pub fn revision(&self) -> Revision {
@@ -97,6 +111,16 @@ impl Mvcc {
     /// What the history holds alive: the values that were written in it.
     pub fn history_bytes(&self) -> usize {
         self.history_bytes
+    }
+
+    /// Of the state as of the newest revision.
+    pub fn hash(&self) -> StateHash {
+        self.hash
+    }
+
+    /// Of the state as of the oldest revision that can still be read.
+    pub fn compacted_hash(&self) -> StateHash {
+        self.compacted_hash
     }
 
     pub fn apply(&mut self, command: Command) -> Result<Applied, Error> {
@@ -119,6 +143,7 @@ impl Mvcc {
             return Ok(Outcome::Committed(self.revision));
         }
         for change in &changes {
+            self.hash.change(change);
             self.record(change, revision);
         }
         self.history_bytes += bytes_of(&changes);
@@ -138,6 +163,7 @@ impl Mvcc {
         {
             self.compacted += 1;
             self.history_bytes -= bytes_of(&changes);
+            changes.iter().for_each(|change| self.compacted_hash.change(change));
             rows.extend(changes.iter().map(|change| (change.key.clone(), change.current.clone())));
         }
         for key in rows.keys() {
@@ -146,7 +172,7 @@ impl Mvcc {
                 self.keys.remove(key);
             }
         }
-        Ok(Checkpoint { revision: self.compacted, rows })
+        Ok(Checkpoint { revision: self.compacted, hash: self.compacted_hash, rows })
     }
 
     pub fn get(&self, key: &Key) -> Option<Entry> {
@@ -252,6 +278,37 @@ impl Mvcc {
             }
         }
     }
+}
+
+impl StateHash {
+    pub fn add(&mut self, entry: &Entry) {
+        self.0 = self.0.wrapping_add(hash_of(entry));
+    }
+
+    fn change(&mut self, change: &Change) {
+        if let Some(previous) = &change.previous {
+            self.0 = self.0.wrapping_sub(hash_of(previous));
+        }
+        if let Some(current) = &change.current {
+            self.add(current);
+        }
+    }
+}
+
+impl fmt::Display for StateHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The key's length comes first: otherwise the end of a key could pass for the start of a value.
+fn hash_of(entry: &Entry) -> u128 {
+    let mut hasher = Xxh3::new();
+    let numbers = [entry.key.as_str().len() as u64, entry.created, entry.modified];
+    numbers.iter().for_each(|number| hasher.update(&number.to_be_bytes()));
+    hasher.update(entry.key.as_str().as_bytes());
+    hasher.update(&entry.value);
+    hasher.digest128()
 }
 
 impl Versions {
