@@ -180,6 +180,9 @@ pub enum Error {
     Future { asked: Revision, current: Revision },
     #[error("a transaction may hold {OPERATIONS_MAX} operations, one per key, and {TRANSACTION_BYTES_MAX} bytes: {0}")]
     TooLarge(String),
+    /// What was to be committed is no command of this store.
+    #[error("a command cannot be read: {0}")]
+    Malformed(String),
     /// The watcher read too slowly and was cut off; resume from the last revision it saw.
     #[error("the watcher fell behind")]
     Lagged,

@@ -255,6 +255,7 @@ impl From<store::Error> for Refusal {
             store::Error::TooLarge(detail) => {
                 Self::too_large(format!("the object is too large to be stored: {detail}"))
             }
+            store::Error::Malformed(detail) => Self::internal(detail),
             store::Error::Lagged => Self::expired("The watch was read too slowly and has been cut off."),
             store::Error::Unavailable(detail) => Self::unavailable(format!("the store is unavailable: {detail}")),
             store::Error::Closed(detail) => Self::unavailable(format!("the store is closed: {detail}")),

@@ -17,6 +17,8 @@
 //! The core is one synchronous step; threads, channels and the disk are shells around it, and the simulator drives the
 //! same step.
 
+pub mod core;
+pub mod log;
 mod message;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,84 @@
+//! What may reach the consensus library, and when its messages may leave.
+//!
+//! Owns: the checks without which a peer's message could make the library panic: it trusts that its peers and its disk are
+//! sound. What cannot be right is dropped; what proves that this replica's disk has lost something stops it.
+
+use raft::eraftpb::{self, MessageType};
+
+use super::Core;
+use crate::store::raft::ReplicaId;
+
+pub(super) enum Refused {
+    /// No replica of ours says that.
+    Ignored,
+    /// It is true, so something here is not.
+    Contradiction(String),
+}
+
+impl Core {
+    pub(super) fn guard(&self, from: ReplicaId, message: &eraftpb::Message) -> Result<(), Refused> {
+        if message.from != from || message.to != self.settings.id || message.from == message.to {
+            return Err(Refused::Ignored);
+        }
+        let entries_follow = (message.index + 1..).zip(&message.entries).all(|(index, entry)| entry.index == index);
+        let log = &self.raw.raft.raft_log;
+        match message.msg_type {
+            MessageType::MsgAppend if message.index == u64::MAX || !entries_follow => Err(Refused::Ignored),
+            MessageType::MsgAppend => {
+                let contradicts = |entry: &&eraftpb::Entry| {
+                    entry.index <= log.committed
+                        && self.raw.store().term_at(entry.index).is_some_and(|term| term != entry.term)
+                };
+                match message.entries.iter().find(contradicts) {
+                    Some(entry) if message.term >= self.raw.raft.term => Err(Refused::Contradiction(format!(
+                        "log entry {} is committed here, but the leader has another one there",
+                        entry.index
+                    ))),
+                    Some(_) => Err(Refused::Ignored),
+                    None => Ok(()),
+                }
+            }
+            MessageType::MsgHeartbeat if message.commit > log.last_index() && message.term >= self.raw.raft.term => {
+                let (had, has) = (message.commit, log.last_index());
+                Err(Refused::Contradiction(format!(
+                    "the leader knows that this replica had the log up to entry {had} on its disk, which ends at {has}: the \
+                     disk has lost acknowledged writes"
+                )))
+            }
+            MessageType::MsgSnapshot => {
+                let metadata = message.get_snapshot().get_metadata();
+                let conf = metadata.get_conf_state();
+                let mut members: Vec<_> = conf.voters.iter().chain(&conf.learners).collect();
+                let count = members.len();
+                members.sort_unstable();
+                members.dedup();
+                let joint = !conf.voters_outgoing.is_empty() || !conf.learners_next.is_empty() || conf.auto_leave;
+                let sound = metadata.index > 0 && !conf.voters.is_empty() && members.len() == count && !joint;
+                if sound && !members.contains(&&0) { Ok(()) } else { Err(Refused::Ignored) }
+            }
+            MessageType::MsgReadIndex if message.entries.len() != 1 => Err(Refused::Ignored),
+            MessageType::MsgAppendResponse
+            | MessageType::MsgHeartbeat
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgRequestVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse
+            | MessageType::MsgTimeoutNow
+            | MessageType::MsgReadIndex
+            | MessageType::MsgReadIndexResp => Ok(()),
+            // Proposals are forwarded as commands, and the rest never leaves a process.
+            _ => Err(Refused::Ignored),
+        }
+    }
+}
+
+/// Which of a follower's or candidate's messages may leave at once, and which only when the log is durable: those that speak
+/// of it. The library also relies on it that a candidate asks for votes with nothing left to write.
+pub(super) fn by_durability(messages: Vec<eraftpb::Message>) -> (Vec<eraftpb::Message>, Vec<eraftpb::Message>) {
+    messages.into_iter().partition(|message| match message.msg_type {
+        MessageType::MsgAppendResponse => message.reject,
+        MessageType::MsgRequestVote => false,
+        _ => true,
+    })
+}

@@ -1,0 +1,253 @@
+//! A group of replicas that hear each other at once and whose disks are never late; what else may happen is the
+//! simulator's.
+
+use super::*;
+use crate::store::{Operation, Transaction};
+
+struct Group {
+    cores: BTreeMap<ReplicaId, Core>,
+    now_ms: u64,
+    /// Who hears nobody and is heard by nobody.
+    silent: BTreeSet<ReplicaId>,
+    answers: BTreeMap<u64, Result<Outcome, Refusal>>,
+    readable: BTreeMap<u64, Result<(), Refusal>>,
+    stopped: BTreeMap<ReplicaId, String>,
+}
+
+fn settings(id: ReplicaId) -> Settings {
+    Settings {
+        id,
+        seed: id * 7919,
+        incarnation: Uid::from("incarnation"),
+        timing: Timing::default(),
+        reads: Reads::Index,
+        options: Options { history_revisions_max: 64, ..Options::default() },
+        logger: slog::Logger::root(slog::Discard, slog::o!()),
+    }
+}
+
+fn founded(voters: &[ReplicaId]) -> Recovered {
+    let checkpoint = Checkpoint { index: 1, term: 1, voters: voters.to_vec(), ..Checkpoint::default() };
+    Recovered { ballot: Ballot { term: 1, vote: 0 }, checkpoint, ..Recovered::default() }
+}
+
+fn put(key: &str, value: &str) -> Bytes {
+    let operations = vec![Operation::Put(Key::new(key), value.to_owned().into())];
+    Command::Commit(Transaction { compares: vec![], operations }).encode().into()
+}
+
+impl Group {
+    fn of(voters: &[ReplicaId]) -> Self {
+        let mut group = Self {
+            cores: BTreeMap::new(),
+            now_ms: 0,
+            silent: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            readable: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+        };
+        for id in voters {
+            group.start(*id, founded(voters));
+        }
+        group
+    }
+
+    fn start(&mut self, id: ReplicaId, recovered: Recovered) {
+        let (core, effects) = Core::start(settings(id), recovered, self.now_ms).expect("a core");
+        self.cores.insert(id, core);
+        self.carry_out(id, effects);
+    }
+
+    fn tell(&mut self, id: ReplicaId, event: Event) {
+        let Some(core) = self.cores.get_mut(&id) else { return };
+        let effects = core.step(self.now_ms, vec![event]);
+        self.carry_out(id, effects);
+    }
+
+    fn carry_out(&mut self, id: ReplicaId, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(message) => {
+                    if !self.silent.contains(&id) && !self.silent.contains(&message.to) {
+                        self.tell(message.to, Event::Message(message));
+                    }
+                }
+                Effect::Write(write) => self.tell(id, Event::Persisted { number: write.number }),
+                Effect::Fetch { from, snapshot } => {
+                    let page = self.cores[&from].state().read().list(&crate::store::List {
+                        prefix: String::new(),
+                        after: None,
+                        limit: 0,
+                        at: Some(snapshot.revision),
+                    });
+                    let rows = page.expect("a snapshot").entries;
+                    self.tell(id, Event::Fetched { snapshot, rows });
+                }
+                Effect::Answer { id, answer } => drop(self.answers.insert(id, answer)),
+                Effect::Readable { id, answer } => drop(self.readable.insert(id, answer)),
+                Effect::Stop(why) => drop(self.stopped.insert(id, why)),
+                Effect::SaveBallot(_) | Effect::Forget(_) | Effect::Lead(_) | Effect::Applied(_) => {}
+            }
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.now_ms += 10;
+            for id in self.cores.keys().copied().collect::<Vec<_>>() {
+                self.tell(id, Event::Tick);
+            }
+        }
+    }
+
+    fn leader(&self) -> ReplicaId {
+        let leads = |(id, core): (&ReplicaId, &Core)| {
+            (core.leadership().here && !self.silent.contains(id)).then_some((core.leadership().term, *id))
+        };
+        self.cores.iter().filter_map(leads).max().expect("a leader").1
+    }
+
+    fn commit(&mut self, id: u64, key: &str, value: &str) {
+        let leader = self.leader();
+        self.tell(leader, Event::Propose { id, command: put(key, value) });
+    }
+
+    fn value(&self, id: ReplicaId, key: &str) -> Option<Bytes> {
+        self.cores[&id].state().read().get(&Key::new(key)).map(|entry| entry.value)
+    }
+}
+
+#[test]
+fn a_replica_alone_leads_and_answers_at_once() {
+    let mut group = Group::of(&[1]);
+    assert!(group.cores[&1].leadership().here);
+    group.commit(7, "k", "v");
+    assert_eq!(group.answers[&7], Ok(Outcome::Committed(1)));
+    group.tell(1, Event::Read { id: 8 });
+    assert_eq!(group.readable[&8], Ok(()));
+    assert_eq!(group.cores[&1].deadline(), None, "at rest it needs no clock");
+}
+
+#[test]
+fn three_replicas_elect_one_and_apply_the_same() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    group.commit(1, "k", "v");
+    assert_eq!(group.answers[&1], Ok(Outcome::Committed(1)));
+    group.run(100);
+    for id in [1, 2, 3] {
+        assert_eq!(group.value(id, "k").as_deref(), Some(&b"v"[..]), "replica {id}");
+    }
+}
+
+#[test]
+fn only_the_leader_takes_proposals() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let follower = [1, 2, 3].into_iter().find(|id| *id != group.leader()).expect("a follower");
+    group.tell(follower, Event::Propose { id: 1, command: put("k", "v") });
+    assert_eq!(group.answers[&1], Err(Refusal::NotLeader(follower)));
+}
+
+#[test]
+fn a_read_anywhere_sees_what_was_acknowledged_before() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    group.commit(1, "k", "v");
+    for id in [1, 2, 3] {
+        group.tell(id, Event::Read { id: 10 + id });
+        assert_eq!(group.readable[&(10 + id)], Ok(()), "replica {id}");
+        assert!(group.value(id, "k").is_some(), "replica {id}");
+    }
+}
+
+#[test]
+fn a_leader_that_nobody_hears_answers_nothing_and_another_takes_over() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let old = group.leader();
+    group.silent.insert(old);
+    group.tell(old, Event::Propose { id: 1, command: put("k", "lost") });
+    group.tell(old, Event::Read { id: 2 });
+    group.run(500);
+    assert!(!group.answers.contains_key(&1) && !group.readable.contains_key(&2));
+    group.commit(3, "k", "won");
+    assert_eq!(group.answers[&3], Ok(Outcome::Committed(1)));
+    group.silent.clear();
+    group.run(500);
+    assert_eq!(group.answers[&1], Err(Refusal::NotLeader(old)), "its place in the log was taken: it never happened");
+    assert_eq!(group.value(old, "k").as_deref(), Some(&b"won"[..]));
+}
+
+#[test]
+fn a_new_replica_gets_a_snapshot_and_then_a_vote() {
+    let mut group = Group::of(&[1]);
+    (0..200).for_each(|n| group.commit(n, &format!("k{}", n % 10), "v"));
+    assert!(group.cores[&1].status().checkpoint > 100, "its log was cut");
+    group.start(2, Recovered::default());
+    group.tell(1, Event::Change { id: 1000, change: Change::Add(2) });
+    assert!(matches!(group.answers[&1000], Ok(Outcome::Committed(_))));
+    group.run(1000);
+    let status = group.cores[&1].status();
+    assert!(!status.members[&2].learner, "{status:?}");
+    assert_eq!(group.cores[&2].status().hash.1, status.hash.1);
+}
+
+#[test]
+fn hand_over_moves_the_lead_at_once() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let old = group.leader();
+    group.tell(old, Event::HandOver);
+    assert_ne!(group.leader(), old);
+}
+
+#[test]
+fn a_replica_that_is_removed_stops() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let leader = group.leader();
+    let removed = [1, 2, 3].into_iter().find(|id| *id != leader).expect("a follower");
+    group.tell(leader, Event::Change { id: 1, change: Change::Remove(removed) });
+    group.run(100);
+    assert!(group.stopped[&removed].contains("removed"), "{:?}", group.stopped);
+    group.commit(2, "k", "v");
+    assert!(matches!(group.answers[&2], Ok(Outcome::Committed(_))));
+}
+
+#[test]
+fn a_removal_that_would_leave_no_quorum_is_refused() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let leader = group.leader();
+    let others: Vec<_> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    group.silent.insert(others[0]);
+    group.run(250);
+    group.tell(leader, Event::Change { id: 1, change: Change::Remove(others[1]) });
+    let Err(refusal) = &group.answers[&1] else { panic!("{:?}", group.answers[&1]) };
+    assert!(refusal.to_string().contains("no write could be committed"), "{refusal}");
+}
+
+#[test]
+fn a_replica_whose_state_differs_stops_with_both_hashes() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let follower = [1, 2, 3].into_iter().find(|id| *id != group.leader()).expect("a follower");
+    let wrong = Transaction { compares: vec![], operations: vec![Operation::Put(Key::new("x"), "rot".into())] };
+    group.cores[&follower].state().write().commit(wrong).expect("committed");
+    group.commit(1, "k", "v");
+    group.run(2_000);
+    assert_eq!(group.stopped.keys().collect::<Vec<_>>(), [&follower]);
+    assert!(group.stopped[&follower].contains("its hash is"), "{:?}", group.stopped);
+}
+
+#[test]
+fn history_is_cut_at_the_same_place_everywhere() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    (0..300).for_each(|n| group.commit(n, &format!("k{}", n % 7), "v"));
+    group.run(200);
+    let compacted = |id| group.cores[&id].state().read().compacted();
+    assert!(compacted(1) > 0);
+    assert!([2, 3].iter().all(|id| compacted(*id) == compacted(1)));
+}
