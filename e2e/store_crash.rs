@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hanse::store::{Key, List, Operation, Options, Outcome, Revision, Store, Transaction, durable};
+use hanse::store::{Key, List, Operation, Options, Outcome, Revision, Store, Transaction, raft};
 
 const DIRECTORY: &str = "HANSE_STORE_CRASH_DIRECTORY";
 const KILLS: u64 = 36;
@@ -77,7 +77,7 @@ fn read_acknowledgement(lines: &mut impl BufRead) -> Option<Option<(String, Revi
 }
 
 async fn check(dir: &Path, acknowledged: &BTreeMap<String, Revision>) {
-    let store = durable::open(dir).unwrap();
+    let store = raft::alone(dir, Options::default()).unwrap();
     let mut marks = BTreeMap::new();
     for half in ["first", "second"] {
         let list = List { prefix: format!("/{half}/"), after: None, limit: 0, at: None };
@@ -105,7 +105,7 @@ async fn writer() {
     let life = std::env::var("HANSE_STORE_CRASH_LIFE").unwrap();
     // So little history that compaction and checkpoints are always under way.
     let options = Options { history_revisions_max: 64, ..Options::default() };
-    let store = durable::open_with(dir, options).unwrap();
+    let store = raft::alone(dir, options).unwrap();
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(write_on(store.clone(), format!("{life}-{writer}")))).collect();
     for writer in writers {

@@ -46,7 +46,7 @@ use self::{
 use crate::{
     flow, kinds,
     model::{Timestamp, Uid},
-    store::{self, Store},
+    store::{self, Options, Store},
 };
 
 /// A running hub.
@@ -184,7 +184,7 @@ async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         Storage::Memory => Ok(store::memory::open()),
         Storage::Durable => {
             let dir = config.dir.join("store");
-            let opened = tokio::task::spawn_blocking(move || store::durable::open(dir)).await?;
+            let opened = tokio::task::spawn_blocking(move || store::raft::alone(dir, Options::default())).await?;
             Ok(opened?)
         }
     }

@@ -6,24 +6,23 @@
 //! Values are a format byte followed by JSON without `resourceVersion`, which is spliced in when an object is sent:
 //! bytes are encoded once and shared by all readers.
 //!
-//! From the inside out: [`mvcc`] is what a command ([`command`]) does to the state; an owner thread puts commands in order
-//! and into a log first, and that log is all that [`memory`] and [`durable`] do not share; watches are cursors over the
-//! history, which [`compaction`] ends. [`object`] and [`blobs`] say what lies in the values.
+//! From the inside out: [`mvcc`] is what a command ([`command`]) does to the state; what puts commands in order, and into a
+//! log first, is all that [`memory`] and [`raft`] do not share; watches are cursors over the history, which [`compaction`]
+//! ends. [`object`] and [`blobs`] say what lies in the values.
 
 pub mod blobs;
 pub mod command;
 pub mod compaction;
 #[cfg(test)]
 mod conformance;
-pub mod durable;
 pub mod memory;
 pub mod mvcc;
 pub mod object;
-mod owner;
 pub mod raft;
+mod shared;
 mod watch;
 
-pub use owner::Options;
+pub use shared::Options;
 
 use std::{borrow::Borrow, collections::BTreeSet, fmt, sync::Arc};
 

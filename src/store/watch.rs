@@ -10,19 +10,13 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Error, Revision, Watch, WatchEvent, owner::Shared};
+use super::{
+    Error, Revision, Watch, WatchEvent,
+    shared::{Shared, Signal},
+};
 
 /// How much of the history is looked through under one hold of the lock.
 const SCANNED_MAX: usize = 256;
-
-/// What the owner tells all watchers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Signal {
-    /// The newest revision.
-    pub revision: Revision,
-    /// How often progress marks were asked for.
-    pub marks: u64,
-}
 
 struct Cursor {
     shared: Arc<Shared>,

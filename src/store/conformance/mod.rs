@@ -6,13 +6,13 @@ mod watches;
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Compare, Error, Key, List, Operation, Options, Outcome, Revision, Store, Transaction, durable, memory};
+use super::{Compare, Error, Key, List, Operation, Options, Outcome, Revision, Store, Transaction, memory, raft};
 use crate::model::Uid;
 
 /// An empty store, and what must outlive it.
 struct Fixture {
     store: Arc<dyn Store>,
-    _dir: Option<tempfile::TempDir>,
+    _behind: Option<Box<dyn std::any::Any + Send>>,
 }
 
 fn options() -> Options {
@@ -20,12 +20,18 @@ fn options() -> Options {
 }
 
 fn on_memory() -> Fixture {
-    Fixture { store: memory::open_with(options(), Uid::from("incarnation")), _dir: None }
+    Fixture { store: memory::open_with(options(), Uid::from("incarnation")), _behind: None }
 }
 
-fn on_disk() -> Fixture {
-    let dir = durable::tests::directory();
-    Fixture { store: durable::open_with(dir.path(), options()).unwrap(), _dir: Some(dir) }
+fn on_one_replica() -> Fixture {
+    let dir = raft::tests::directory();
+    Fixture { store: raft::alone(dir.path(), options()).unwrap(), _behind: Some(Box::new(dir)) }
+}
+
+/// The handle is a follower's: what it writes is the leader's to commit.
+async fn on_three_replicas() -> Fixture {
+    let group = raft::tests::Group::of_three(options()).await;
+    Fixture { store: group.follower().await, _behind: Some(Box::new(group)) }
 }
 
 /// Names each sentence once per implementation.
@@ -38,10 +44,17 @@ macro_rules! on_every_store {
                 super::$sentence(fixture.store.clone()).await;
             })*
         }
-        mod durable {
+        mod one_replica {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $sentence() {
-                let fixture = crate::store::conformance::on_disk();
+                let fixture = crate::store::conformance::on_one_replica();
+                super::$sentence(fixture.store.clone()).await;
+            })*
+        }
+        mod three_replicas {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $sentence() {
+                let fixture = crate::store::conformance::on_three_replicas().await;
                 super::$sentence(fixture.store.clone()).await;
             })*
         }

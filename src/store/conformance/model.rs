@@ -14,8 +14,8 @@ fn memory_does_what_the_model_does() {
 }
 
 #[test]
-fn durable_does_what_the_model_does() {
-    check(24, on_disk);
+fn a_replica_does_what_the_model_does() {
+    check(24, on_one_replica);
 }
 
 #[derive(Debug, Clone)]
@@ -144,6 +144,7 @@ impl Model {
 
 fn check(cases: u32, open: fn() -> Fixture) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let run = TestRunner::new(config).run(&prop::collection::vec(step(), 1..40), |steps| {
         let fixture = open();

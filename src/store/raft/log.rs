@@ -84,6 +84,8 @@ impl Checkpoint {
 /// [`LogEntry`]s in memory, as consensus wants to read them.
 pub(super) struct Tail {
     ballot: Ballot,
+    /// As it was known at the start.
+    committed: u64,
     /// Where it begins, with the members as of then.
     checkpoint: Checkpoint,
     entries: VecDeque<LogEntry>,
@@ -92,9 +94,16 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    pub fn new(ballot: Ballot, checkpoint: Checkpoint, entries: Vec<LogEntry>, snapshot: SnapshotId) -> Self {
+    pub fn new(
+        ballot: Ballot,
+        checkpoint: Checkpoint,
+        entries: Vec<LogEntry>,
+        committed: u64,
+        snapshot: SnapshotId,
+    ) -> Self {
         let conf = checkpoint.conf_state();
-        Self { ballot, checkpoint, entries: entries.into(), snapshot: (snapshot, conf) }
+        let committed = committed.max(checkpoint.index);
+        Self { ballot, committed, checkpoint, entries: entries.into(), snapshot: (snapshot, conf) }
     }
 
     pub fn first(&self) -> u64 {
@@ -134,13 +143,8 @@ impl Tail {
 
 impl Storage for Tail {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        let hard_state = HardState {
-            term: self.ballot.term,
-            vote: self.ballot.vote,
-            // What is committed beyond it, the leader will say.
-            commit: self.checkpoint.index,
-            ..Default::default()
-        };
+        let hard_state =
+            HardState { term: self.ballot.term, vote: self.ballot.vote, commit: self.committed, ..Default::default() };
         Ok(RaftState { hard_state, conf_state: self.checkpoint.conf_state() })
     }
 

@@ -1,8 +1,8 @@
 //! The replicated store: 1, 3 or 5 replicas that agree on one log of commands.
 //!
 //! The life of a write:
-//! 1. The replica hands the transaction to the replica that leads, over [`Peers`] where that is another one.
-//! 2. Its core proposes it: it gets an index in the log, and the entries of the leader's log go out to the others at once,
+//! 1. [`Replica`] hands the transaction to the replica that leads, over [`Peers`] where that is another one.
+//! 2. Its core ([`core::Core`]) proposes it: it gets an index in the log, and the entries of the leader's log go out to the others at once,
 //!    before the leader's own disk has them.
 //! 3. Each replica's log writer makes them durable, with one fsync for all that has queued up, and says so.
 //! 4. Once most voters have an entry durably it is committed: every replica applies it to its own state, in the order of the log.
@@ -17,20 +17,44 @@
 //! The core is one synchronous step; threads, channels and the disk are shells around it, and the simulator drives the
 //! same step.
 
+mod ballot;
 pub mod core;
+mod crash;
+mod disk;
 pub mod log;
+mod logger;
 mod message;
+mod recovery;
+mod shell;
+mod snapshot;
+#[cfg(test)]
+pub(super) mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
-pub use self::message::{Body, Message};
+pub use self::{
+    core::{Reads, Timing},
+    disk::OpenError,
+    message::{Body, Message},
+    recovery::{Forced, force_new, inspect},
+    shell::{Config, Replica, open},
+};
 use super::{Key, Outcome, Revision, mvcc::StateHash};
 use crate::model::Uid;
 
 /// Never given out twice, and never 0: a replica that lost its disk comes back under a new one.
 pub type ReplicaId = u64;
+
+/// How a directory that holds no replica yet becomes one; one that does goes on as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// As the first of its group, alone, with id 1.
+    Found,
+    /// As a learner of a group that has, or will have, added this id.
+    Join { id: ReplicaId, incarnation: Uid },
+}
 
 /// Who leads, as far as this replica knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -137,4 +161,26 @@ pub trait Peers: Send + Sync + 'static {
 
     /// The rows of a snapshot after a key.
     async fn fetch(&self, from: ReplicaId, snapshot: &SnapshotId, after: Option<&Key>) -> Result<Chunk, Refusal>;
+}
+
+/// A replica that belongs to no group but its own. Blocks like [`open`], and needs a tokio runtime like it.
+pub fn alone(dir: impl Into<PathBuf>, options: super::Options) -> Result<Arc<Replica>, OpenError> {
+    let config = Config { dir: dir.into(), timing: Timing::default(), reads: Reads::default(), options };
+    open(config, &Start::Found, Arc::new(Nobody))
+}
+
+/// The way to no other replica.
+struct Nobody;
+
+#[async_trait]
+impl Peers for Nobody {
+    fn send(&self, _messages: Vec<Message>) {}
+
+    async fn commit(&self, leader: ReplicaId, _command: bytes::Bytes) -> Result<Outcome, Refusal> {
+        Err(Refusal::Unreachable { to: leader, why: "this replica knows no other".into() })
+    }
+
+    async fn fetch(&self, from: ReplicaId, _snapshot: &SnapshotId, _after: Option<&Key>) -> Result<Chunk, Refusal> {
+        Err(Refusal::Unreachable { to: from, why: "this replica knows no other".into() })
+    }
 }

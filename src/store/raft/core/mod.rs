@@ -13,7 +13,10 @@
 mod apply;
 mod compare;
 mod guard;
+mod members;
+mod proposals;
 mod reads;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +33,12 @@ use raft::{
     eraftpb::{self, ConfState, MessageType},
 };
 
-use self::{compare::Comparison, reads::Rounds};
+use self::{
+    compare::Comparison,
+    proposals::{ANSWER_MS, Pending},
+    reads::Rounds,
+    snapshots::{Incoming, Installing},
+};
 use super::{
     Body, Change, Leadership, MemberStatus, Message, Refusal, ReplicaId, Role, SnapshotId, Status,
     log::{Ballot, Checkpoint, LogEntry, Tail},
@@ -38,8 +46,7 @@ use super::{
 use crate::{
     model::Uid,
     store::{
-        Entry, Error, Key, Options, Outcome,
-        command::Command,
+        Entry, Key, Options, Outcome,
         mvcc::{Mvcc, StateHash},
     },
 };
@@ -93,6 +100,8 @@ pub struct Recovered {
     pub rows: Vec<Entry>,
     /// After it.
     pub entries: Vec<LogEntry>,
+    /// What was known to be committed; more may have been.
+    pub committed: u64,
 }
 
 #[derive(Debug)]
@@ -169,6 +178,9 @@ pub struct Write {
     pub install: Option<Install>,
     /// Replace all entries from the first one's index on.
     pub entries: Vec<LogEntry>,
+    /// Known to be committed by now. In the same atomic step as the entries: whoever has the entry of a change of the group on its disk must
+    /// know that the change before it was committed, or it could elect itself among members of long ago.
+    pub committed: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -228,42 +240,15 @@ pub struct Core {
     effects: Vec<Effect>,
 }
 
-struct Pending {
-    term: u64,
-    id: u64,
-    deadline_ms: u64,
-    /// Decoded already when it was proposed.
-    command: Option<Command>,
-}
-
-/// A snapshot that is being fetched.
-struct Incoming {
-    id: SnapshotId,
-    message: eraftpb::Message,
-    rows: Option<Vec<Entry>>,
-}
-
-/// A snapshot that is being written.
-struct Installing {
-    ready: raft::Ready,
-    number: u64,
-}
-
-/// How long a client waits for an entry whose fate nobody tells.
-const ANSWER_MS: u64 = 10_000;
-/// A member that was told to fetch a snapshot and says nothing for so long is told again.
-const SNAPSHOT_MS: u64 = 30_000;
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 /// Proposed and not yet committed; more is refused until there is room.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
-/// A learner this close to the leader becomes a voter.
-const PROMOTE_BEHIND_MAX: u64 = 256;
 
 impl Core {
     /// A replica as it was left, before it has said anything. The rows are checked against their checkpoint.
     pub fn start(settings: Settings, recovered: Recovered, now_ms: u64) -> Result<(Self, Vec<Effect>), Invalid> {
-        let Recovered { ballot, checkpoint, rows, entries } = recovered;
+        let Recovered { ballot, checkpoint, rows, entries, committed } = recovered;
         let state = Mvcc::restore(checkpoint.revision, rows);
         if state.hash() != checkpoint.hash {
             return Err(Invalid::Rows { found: state.hash(), expected: checkpoint.hash });
@@ -296,7 +281,7 @@ impl Core {
             revision: checkpoint.revision,
             hash: checkpoint.hash,
         };
-        let tail = Tail::new(ballot, checkpoint, entries, snapshot);
+        let tail = Tail::new(ballot, checkpoint, entries, committed, snapshot);
         let raw = RawNode::new(&config, tail, &settings.logger)?;
         let mut core = Self {
             draw: settings.seed | 1,
@@ -324,11 +309,13 @@ impl Core {
             effects: Vec::new(),
             settings,
         };
+        // What is known to be committed is applied first: who belongs to the group is in it.
+        let mut effects = core.step(now_ms, Vec::new());
         if core.is_alone() {
             // There is nobody to wait for.
             core.raw.campaign()?;
+            effects.extend(core.step(now_ms, Vec::new()));
         }
-        let effects = core.step(now_ms, Vec::new());
         Ok((core, effects))
     }
 
@@ -495,103 +482,6 @@ impl Core {
         self.raw.raft.set_randomized_election_timeout(ticks);
     }
 
-    fn propose(&mut self, proposals: Vec<(u64, Bytes)>) {
-        let mut message =
-            eraftpb::Message { msg_type: MessageType::MsgPropose, from: self.settings.id, ..Default::default() };
-        let mut waiting = Vec::with_capacity(proposals.len());
-        for (id, data) in proposals {
-            if !self.is_leader() {
-                self.answer(id, Err(Refusal::NotLeader(self.settings.id)));
-                continue;
-            }
-            match Command::decode(&data) {
-                Ok(command) => {
-                    message.entries.push(eraftpb::Entry { data, ..Default::default() });
-                    waiting.push((id, Some(command)));
-                }
-                Err(invalid) => self.answer(id, Err(Error::Malformed(invalid.to_string()).into())),
-            }
-        }
-        if !waiting.is_empty() {
-            self.propose_message(message, waiting);
-        }
-    }
-
-    fn propose_message(&mut self, message: eraftpb::Message, waiting: Vec<(u64, Option<Command>)>) {
-        let before = self.raw.raft.raft_log.last_index();
-        let handing_over = self.raw.raft.lead_transferee.is_some();
-        if self.raw.raft.step(message).is_err() {
-            for (id, _) in waiting {
-                let refusal = match handing_over {
-                    true => Refusal::NotLeader(self.settings.id),
-                    false => Error::Unavailable("too many writes wait for the other replicas".into()).into(),
-                };
-                self.answer(id, Err(refusal));
-            }
-            return;
-        }
-        let (term, deadline_ms) = (self.raw.raft.term, self.now_ms + ANSWER_MS);
-        for (index, (id, command)) in (before + 1..).zip(waiting) {
-            self.pending.insert(index, Pending { term, id, deadline_ms, command });
-        }
-    }
-
-    fn change(&mut self, id: u64, change: Change) {
-        if let Err(refusal) = self.may_change(change) {
-            return self.answer(id, Err(refusal));
-        }
-        let before = self.raw.raft.raft_log.last_index();
-        match self.raw.propose_conf_change(change.encode(), change.conf_change()) {
-            Ok(()) => {
-                let (term, deadline_ms) = (self.raw.raft.term, self.now_ms + ANSWER_MS);
-                self.pending.insert(before + 1, Pending { term, id, deadline_ms, command: None });
-            }
-            Err(error) => self.answer(id, Err(Error::Unavailable(error.to_string()).into())),
-        }
-    }
-
-    fn may_change(&mut self, change: Change) -> Result<(), Refusal> {
-        let me = self.settings.id;
-        if !self.is_leader() {
-            return Err(Refusal::NotLeader(me));
-        }
-        let refuse = |why: String| Err(Error::Unavailable(why).into());
-        if let Change::Remove(id) = change {
-            if id == me {
-                self.hand_over();
-                return if self.raw.raft.lead_transferee.is_some() {
-                    Err(Refusal::NotLeader(me))
-                } else {
-                    refuse(format!("replica {id} leads, and no other could"))
-                };
-            }
-            let prs = self.raw.raft.prs();
-            let left = self.conf().voters.iter().filter(|voter| **voter != id);
-            let alive = |voter: &&&ReplicaId| **voter == &me || prs.get(***voter).is_some_and(|p| p.recent_active);
-            let (left, alive) = (left.clone().count(), left.clone().filter(|voter| alive(&voter)).count());
-            if alive < left / 2 + 1 {
-                return refuse(format!(
-                    "without replica {id}, {left} would vote and {alive} of them answer: no write could be committed"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// To the voter that lacks least.
-    fn hand_over(&mut self) {
-        if !self.is_leader() {
-            return;
-        }
-        let me = self.settings.id;
-        let prs = self.raw.raft.prs();
-        let voters = self.conf().voters.iter().filter(|id| **id != me);
-        let answering = voters.filter_map(|id| Some((prs.get(*id).filter(|p| p.recent_active)?.matched, *id)));
-        if let Some((_, id)) = answering.max() {
-            self.raw.transfer_leader(id);
-        }
-    }
-
     fn receive(&mut self, message: Message) {
         let from = message.from;
         match message.body {
@@ -616,92 +506,6 @@ impl Core {
                 // What it refuses is stale, or of one that is no member: neither is for us to act on.
                 let _stale = self.raw.step(*message);
                 self.draw_timeout();
-            }
-        }
-    }
-
-    /// A snapshot's message is kept until its rows are here.
-    fn offered(&mut self, message: eraftpb::Message) {
-        let Some(id) = SnapshotId::decode(&message.get_snapshot().data) else { return };
-        if id.incarnation != self.settings.incarnation {
-            let (ours, theirs) = (&self.settings.incarnation, &id.incarnation);
-            return self
-                .stop(format!("a snapshot of incarnation {theirs} was sent to a replica of incarnation {ours}"));
-        }
-        match &mut self.incoming {
-            // A fetch under way goes on: a newer snapshot would only begin it anew.
-            Some(incoming) if incoming.rows.is_none() => {
-                incoming.message.term = message.term;
-                incoming.message.from = message.from;
-            }
-            _ => {
-                self.effects.push(Effect::Fetch { from: message.from, snapshot: id.clone() });
-                self.incoming = Some(Incoming { id, message, rows: None });
-            }
-        }
-    }
-
-    fn fetched(&mut self, snapshot: SnapshotId, rows: Vec<Entry>) {
-        let mut hash = StateHash::default();
-        rows.iter().for_each(|row| hash.add(row));
-        if hash != snapshot.hash {
-            return self.fetch_failed(&snapshot);
-        }
-        let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.id == snapshot) else { return };
-        incoming.rows = Some(rows);
-        let message = incoming.message.clone();
-        let _stale = self.raw.step(message);
-        if self.raw.snap().is_none() {
-            // It was overtaken by the log itself.
-            self.incoming = None;
-        }
-    }
-
-    fn fetch_failed(&mut self, snapshot: &SnapshotId) {
-        let Some(incoming) = self.incoming.take_if(|incoming| incoming.id == *snapshot) else { return };
-        self.send(incoming.message.from, Body::SnapshotFailed);
-    }
-
-    /// Clients whose entry's fate nobody told in time.
-    fn expire(&mut self) {
-        let now_ms = self.now_ms;
-        let late = self.pending.extract_if(.., |_, pending| pending.deadline_ms <= now_ms);
-        let late: Vec<_> = late.map(|(_, pending)| pending.id).collect();
-        for id in late {
-            self.answer(id, Ok(Outcome::Unknown));
-        }
-        for id in self.rounds.expire(now_ms) {
-            let why = "no leader answered in time".to_owned();
-            self.effects.push(Effect::Readable { id, answer: Err(Error::Unavailable(why).into()) });
-        }
-    }
-
-    /// Learners that have caught up become voters; who was told to fetch a snapshot and fell silent is told again.
-    fn care_for_members(&mut self) {
-        let committed = self.raw.raft.raft_log.committed;
-        let prs = self.raw.raft.prs();
-        let close = |id: &&ReplicaId| {
-            prs.get(**id).is_some_and(|progress| {
-                let behind = committed.saturating_sub(progress.matched);
-                progress.matched > 0 && progress.recent_active && behind <= PROMOTE_BEHIND_MAX
-            })
-        };
-        let promoted = self.conf().learners.iter().find(close).copied();
-        let sending = prs.iter().filter(|(_, progress)| progress.state == ProgressState::Snapshot);
-        let sending: BTreeSet<ReplicaId> = sending.map(|(id, _)| *id).collect();
-        if let Some(id) = promoted
-            && !self.raw.raft.has_pending_conf()
-        {
-            let change = Change::Promote(id);
-            // Where it is dropped, the next tick proposes it again.
-            let _dropped = self.raw.propose_conf_change(change.encode(), change.conf_change());
-        }
-        self.snapshots.retain(|id, _| sending.contains(id));
-        for id in sending {
-            let since = *self.snapshots.entry(id).or_insert(self.now_ms);
-            if self.now_ms - since > SNAPSHOT_MS {
-                self.snapshots.remove(&id);
-                self.raw.report_snapshot(id, SnapshotStatus::Failure);
             }
         }
     }
@@ -749,7 +553,8 @@ impl Core {
             self.raw.advance_append_async(ready);
             if !entries.is_empty() {
                 self.writing.insert(self.number);
-                self.effects.push(Effect::Write(Write { number: self.number, install: None, entries }));
+                let committed = self.raw.raft.raft_log.committed;
+                self.effects.push(Effect::Write(Write { number: self.number, install: None, entries, committed }));
             }
             if self.writing.is_empty() {
                 self.raw.on_persist_ready(self.number);
@@ -776,57 +581,6 @@ impl Core {
     fn send_all(&mut self, messages: Vec<eraftpb::Message>) {
         let messages = self.wrap(messages);
         self.effects.extend(messages.into_iter().map(Effect::Send));
-    }
-
-    fn install(&mut self, ready: raft::Ready) {
-        let metadata = ready.snapshot().get_metadata();
-        let Some(Incoming { id, rows: Some(rows), .. }) = &mut self.incoming else {
-            return self.stop("consensus took a snapshot that was never fetched".into());
-        };
-        let conf = metadata.get_conf_state();
-        let checkpoint = Checkpoint {
-            index: metadata.index,
-            term: metadata.term,
-            voters: conf.voters.clone(),
-            learners: conf.learners.clone(),
-            revision: id.revision,
-            hash: id.hash,
-        };
-        let install = Install { checkpoint, rows: rows.clone() };
-        self.writing.insert(self.number);
-        self.effects.push(Effect::Write(Write { number: self.number, install: Some(install), entries: Vec::new() }));
-        self.installing = Some(Installing { ready, number: self.number });
-    }
-
-    /// The snapshot is durable: it takes the place of all there was.
-    fn installed(&mut self, installing: Installing) {
-        let Installing { mut ready, .. } = installing;
-        let Some(Incoming { id, rows: Some(rows), .. }) = self.incoming.take() else { return };
-        let conf = ready.snapshot().get_metadata().get_conf_state().clone();
-        let messages = ready.take_persisted_messages();
-        let checkpoint = Checkpoint {
-            index: id.index,
-            term: id.term,
-            voters: conf.voters.clone(),
-            learners: conf.learners.clone(),
-            revision: id.revision,
-            hash: id.hash,
-        };
-        self.raw.mut_store().install(checkpoint);
-        self.raw.mut_store().snapshot = (id.clone(), conf.clone());
-        self.raw.advance_append_async(ready);
-        self.raw.on_persist_ready(self.number);
-        *self.state.write() = Mvcc::restore(id.revision, rows);
-        (self.applied, self.applied_term) = (id.index, id.term);
-        self.raw.advance_apply_to(id.index);
-        self.positions.clear();
-        self.members = [(id.index, conf)].into();
-        self.comparison = Comparison::default();
-        // What was proposed here before may or may not be in it.
-        let passed: Vec<_> = self.pending.extract_if(..=id.index, |_, _| true).map(|(_, pending)| pending.id).collect();
-        passed.into_iter().for_each(|id| self.answer(id, Ok(Outcome::Unknown)));
-        self.effects.push(Effect::Applied(id.revision));
-        self.send_all(messages);
     }
 
     fn tell_leadership(&mut self) {

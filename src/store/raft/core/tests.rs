@@ -12,6 +12,8 @@ struct Group {
     answers: BTreeMap<u64, Result<Outcome, Refusal>>,
     readable: BTreeMap<u64, Result<(), Refusal>>,
     stopped: BTreeMap<ReplicaId, String>,
+    /// Of replica 1, in order.
+    writes: Vec<Write>,
 }
 
 fn settings(id: ReplicaId) -> Settings {
@@ -45,6 +47,7 @@ impl Group {
             answers: BTreeMap::new(),
             readable: BTreeMap::new(),
             stopped: BTreeMap::new(),
+            writes: Vec::new(),
         };
         for id in voters {
             group.start(*id, founded(voters));
@@ -72,7 +75,13 @@ impl Group {
                         self.tell(message.to, Event::Message(message));
                     }
                 }
-                Effect::Write(write) => self.tell(id, Event::Persisted { number: write.number }),
+                Effect::Write(write) => {
+                    let number = write.number;
+                    if id == 1 {
+                        self.writes.push(write);
+                    }
+                    self.tell(id, Event::Persisted { number });
+                }
                 Effect::Fetch { from, snapshot } => {
                     let page = self.cores[&from].state().read().list(&crate::store::List {
                         prefix: String::new(),
@@ -239,6 +248,23 @@ fn a_replica_whose_state_differs_stops_with_both_hashes() {
     group.run(2_000);
     assert_eq!(group.stopped.keys().collect::<Vec<_>>(), [&follower]);
     assert!(group.stopped[&follower].contains("its hash is"), "{:?}", group.stopped);
+}
+
+/// The members that it started with are those of its checkpoint, and long gone.
+#[test]
+fn reproduce_a_founder_that_restarts_elects_itself_among_members_of_long_ago() {
+    let mut group = Group::of(&[1]);
+    for id in [2, 3] {
+        group.start(id, Recovered::default());
+        group.tell(1, Event::Change { id, change: Change::Add(id) });
+        group.run(500);
+    }
+    group.commit(9, "k", "v");
+    let entries = group.writes.iter().flat_map(|write: &Write| write.entries.clone()).collect();
+    let committed = group.writes.last().map_or(1, |write| write.committed);
+    group.cores.remove(&1);
+    group.start(1, Recovered { entries, committed, ..founded(&[1]) });
+    assert!(!group.cores[&1].leadership().here, "it asks the others first");
 }
 
 #[test]

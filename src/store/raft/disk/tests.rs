@@ -4,7 +4,14 @@ use futures::StreamExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{Error, List, Operation, Outcome, Transaction, WatchEvent};
+use crate::store::{
+    Error, List, Operation, Options, Outcome, Revision, Store, Transaction, WatchEvent,
+    raft::{Replica, alone, force_new},
+};
+
+pub(super) fn open(dir: &Path) -> Result<std::sync::Arc<Replica>, OpenError> {
+    alone(dir, Options::default())
+}
 
 /// In memory where there is such a place: what power failure does to a disk is simulated, and its fsyncs cost seconds.
 pub(in crate::store) fn directory() -> TempDir {
@@ -39,7 +46,7 @@ pub(super) async fn closed_after(writes: usize) -> TempDir {
 
 /// Changes a keyspace behind the store's back.
 fn tamper(dir: &TempDir, name: &str, change: impl FnOnce(&Keyspace)) {
-    let database = Database::builder(dir.path()).open().unwrap();
+    let database = Database::builder(dir.path().join(DATABASE)).open().unwrap();
     change(&database.keyspace(name, KeyspaceCreateOptions::default).unwrap());
     database.persist(PersistMode::SyncAll).unwrap();
 }
@@ -94,14 +101,14 @@ async fn compaction_shortens_the_log() {
     drop(store);
     let mut left = 0;
     tamper(&dir, "log", |log| left = log.iter().count());
-    assert_eq!(left, 11, "ten writes and the compaction itself");
+    assert_eq!(left, 12, "ten writes, the beginning of a leader's term, and the compaction itself");
 }
 
 #[tokio::test]
-async fn a_directory_of_a_newer_format_is_refused() {
+async fn a_directory_of_another_format_is_refused() {
     let dir = closed_after(1).await;
-    tamper(&dir, "meta", |meta| meta.insert(META_FORMAT, "2").unwrap());
-    assert_eq!(refusal(&dir), "store DIR is of format 2, but this binary knows formats up to 1: use a newer one");
+    tamper(&dir, "meta", |meta| meta.insert(META_FORMAT, "3").unwrap());
+    assert_eq!(refusal(&dir), "store DIR is of format 3, but this binary knows format 2 only");
 }
 
 #[tokio::test]
@@ -119,26 +126,61 @@ async fn a_damaged_log_entry_is_refused() {
         entry[20] ^= 1;
         log.insert(position(3), entry).unwrap();
     });
-    assert_eq!(refusal(&dir), "store DIR: log entry 3 cannot be read");
+    assert_eq!(refusal(&dir), "store DIR: log entry 3 is damaged: nothing was changed");
 }
 
 #[tokio::test]
 async fn a_missing_log_entry_is_refused() {
     let dir = closed_after(5).await;
     tamper(&dir, "log", |log| log.remove(position(3)).unwrap());
-    assert_eq!(refusal(&dir), "store DIR: log entry 3 is missing");
+    assert_eq!(refusal(&dir), "store DIR: log entry 3 is missing: nothing was changed");
 }
 
 #[tokio::test]
 async fn a_damaged_row_is_refused() {
     let dir = closed_after(5).await;
-    tamper(&dir, "state", |state| state.insert("/a", "short").unwrap());
-    assert_eq!(refusal(&dir), "store DIR: row /a is damaged");
+    tamper(&dir, ROWS[0], |rows| rows.insert("/a", "short").unwrap());
+    assert_eq!(refusal(&dir), "store DIR: row /a is damaged: nothing was changed");
+}
+
+#[tokio::test]
+async fn rows_that_changed_on_the_disk_are_refused() {
+    let dir = closed_after(5).await;
+    let store = open(dir.path()).unwrap();
+    store.compact(5).await.unwrap();
+    drop(store);
+    tamper(&dir, ROWS[0], |rows| {
+        let mut row = rows.get("/a").unwrap().unwrap().to_vec();
+        *row.last_mut().unwrap() ^= 1;
+        rows.insert("/a", row).unwrap();
+    });
+    assert!(refusal(&dir).starts_with("store DIR: its rows do not match their checkpoint: hash "));
+}
+
+#[tokio::test]
+async fn a_replica_without_its_ballot_does_not_come_back() {
+    let dir = closed_after(1).await;
+    fs::remove_file(dir.path().join(BALLOT)).unwrap();
+    assert_eq!(refusal(&dir), "store DIR: its ballot is missing: nothing was changed");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_group_goes_on_as_another_one() {
+    let dir = closed_after(5).await;
+    let old = open(dir.path()).unwrap().incarnation().clone();
+    let forced = force_new(dir.path(), |_, least| least + 10).unwrap();
+    assert_eq!((forced.old, forced.new, forced.revision, &forced.voters), (1, 12, 5, &vec![1]));
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.id(), 12);
+    assert_ne!(*store.incarnation(), old, "what it has may not be all there was");
+    assert_eq!(store.list(list(None)).await.unwrap().entries[0].value, "4");
+    assert_eq!(write(&*store, put("/b", "")).await, 6);
 }
 
 #[tokio::test]
 async fn a_database_of_somebody_else_is_refused() {
     let dir = directory();
+    fs::create_dir(dir.path().join(DATABASE)).unwrap();
     tamper(&dir, "log", |log| log.insert("theirs", "").unwrap());
     assert_eq!(refusal(&dir), "store DIR holds a database, but none of hanse: it does not say its format");
 }
@@ -147,6 +189,8 @@ async fn a_database_of_somebody_else_is_refused() {
 async fn damage_that_is_not_a_torn_end_is_refused() {
     let dir = closed_after(0).await;
     let store = open(dir.path()).unwrap();
+    // By then it has begun to lead, which is an entry too.
+    store.revision().await.unwrap();
     let used_before = read_journal(&dir).len();
     write(&*store, put("/a", noise(1, 3000))).await;
     let first = read_journal(&dir);
@@ -162,7 +206,7 @@ async fn damage_that_is_not_a_torn_end_is_refused() {
         let refusal = refusal(&copy);
         let expected = format!(
             "store DIR: 0.jnl is damaged at byte {at}, and at least {lost} acknowledged write(s) from there on would be \
-             lost: nothing was changed; restore the directory from a backup"
+             lost: nothing was changed"
         );
         assert_eq!(refusal, expected);
         assert!(read_journal(&copy) == journal, "and nothing was changed");
@@ -174,6 +218,7 @@ async fn damage_that_is_not_a_torn_end_is_refused() {
 async fn rule_07_a_flipped_bit_loses_no_acknowledged_write_unnoticed() {
     let dir = closed_after(0).await;
     let store = open(dir.path()).unwrap();
+    store.revision().await.unwrap();
     let before = read_journal(&dir).len();
     write(&*store, put("/a", "1")).await;
     let after = read_journal(&dir).len();
@@ -200,7 +245,7 @@ pub(super) fn noise(seed: u64, length: usize) -> Bytes {
 }
 
 fn journal_path(dir: &TempDir) -> PathBuf {
-    journal::journals(dir.path()).unwrap().pop().unwrap()
+    journal::journals(&dir.path().join(DATABASE)).unwrap().pop().unwrap()
 }
 
 pub(super) fn read_journal(dir: &TempDir) -> Vec<u8> {
@@ -211,7 +256,7 @@ pub(super) fn read_journal(dir: &TempDir) -> Vec<u8> {
 pub(super) fn copy_with_journal(dir: &TempDir, journal: &[u8]) -> TempDir {
     let copy = directory();
     copy_all(dir.path(), copy.path());
-    let file = copy.path().join(journal_path(dir).file_name().unwrap());
+    let file = copy.path().join(DATABASE).join(journal_path(dir).file_name().unwrap());
     fs::write(&file, journal).unwrap();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(journal.len() as u64 + 5000).unwrap();
     copy

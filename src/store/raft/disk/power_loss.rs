@@ -10,10 +10,13 @@ use tempfile::TempDir;
 
 use super::{
     journal::End,
-    tests::{closed_after, copy_with_journal, list, noise, put, read_journal, write},
+    tests::{closed_after, copy_with_journal, list, noise, open, put, read_journal, write},
     *,
 };
-use crate::store::{Operation, Transaction};
+use crate::store::{
+    Operation, Options, Store, Transaction,
+    raft::{Config, Nobody, Reads, Timing, shell},
+};
 
 const ROUNDS: u64 = 24;
 const TEARS: u64 = 3;
@@ -68,17 +71,23 @@ fn tear(before: &[u8], after: &[u8], seed: u64) -> Vec<u8> {
 async fn rule_07_an_acknowledged_write_survives_torn_sectors() {
     // Opened for the second time, a journal has lost the zeros that it was allocated with, which cost time to look at.
     let dir = Arc::new(closed_after(0).await);
-    let (mut disk, incarnation, recovered) = Disk::open(dir.path()).unwrap();
+    let mut opened = Disk::open(dir.path(), &Start::Found).unwrap();
     let platter = Arc::new(Mutex::new(Platter { synced: read_journal(&dir), ..Platter::default() }));
     let (below, place) = (platter.clone(), dir.clone());
-    disk.commit = Box::new(move |batch, durability| below.lock().commit(&place, batch, durability));
-    let store = owner::start(recovered, Box::new(disk), incarnation, Options::default()).unwrap();
+    opened.disk.commit = Box::new(move |batch, durability| below.lock().commit(&place, batch, durability));
+    let config = Config {
+        dir: dir.path().to_owned(),
+        timing: Timing::default(),
+        reads: Reads::default(),
+        options: Options::default(),
+    };
+    let store = shell::begin(opened, config, Arc::new(Nobody)).unwrap();
 
     let mut torn_inside = 0;
     for round in 0..ROUNDS {
         let operations = ["first", "second"]
             .map(|half| Operation::Put(Key::new(format!("/{half}/{round:03}")), noise(round, 300 * round as usize)));
-        write(&store, Transaction { compares: vec![], operations: operations.into() }).await;
+        write(&*store, Transaction { compares: vec![], operations: operations.into() }).await;
         if round % 4 == 3 {
             store.compact(round).await.unwrap();
         }

@@ -1,13 +1,11 @@
 use super::{
-    super::{
-        open,
-        tests::{directory, noise, put, read_journal, write},
-    },
+    super::tests::{directory, noise, open, put, read_journal, write},
     *,
 };
-use crate::store::{Key, Operation, Transaction};
+use crate::store::{Key, Operation, Store, Transaction};
 
-/// What fjall makes of writes of every kind, and how many batches that is.
+/// What fjall makes of writes of every kind, and how many batches that is: founding, the leader's first entry, three writes,
+/// the compaction, what it takes from the log, one more write. The last two may share one.
 async fn real_journal() -> (Vec<u8>, usize) {
     let dir = directory();
     let store = open(dir.path()).unwrap();
@@ -17,7 +15,10 @@ async fn real_journal() -> (Vec<u8>, usize) {
     write(&*store, Transaction { compares: vec![], operations: vec![deletion] }).await;
     store.compact(2).await.unwrap();
     write(&*store, put("/sectors", noise(1, 700))).await;
-    (read_journal(&dir), 1 + 3 + 2 + 1)
+    let journal = read_journal(&dir);
+    let batches = starts(&journal).len() - 1;
+    assert!((7..=8).contains(&batches), "fjall writes what is understood here: {batches} batches");
+    (journal, batches)
 }
 
 fn verdict(journal: &[u8]) -> End {
@@ -55,7 +56,6 @@ fn starts(journal: &[u8]) -> Vec<usize> {
 async fn every_flipped_bit_is_found_or_does_no_harm() {
     let (journal, batches) = real_journal().await;
     let starts = starts(&journal);
-    assert_eq!(starts.len(), batches + 1, "fjall writes what is understood here");
     assert_eq!(verdict(&journal), End::Whole);
     for bit in 0..journal.len() * 8 {
         let mut flipped = journal.clone();
