@@ -2,7 +2,7 @@
 //! simulator's.
 
 use super::*;
-use crate::store::{Operation, Transaction};
+use crate::store::{Operation, Transaction, command::Command};
 
 struct Group {
     cores: BTreeMap<ReplicaId, Core>,
