@@ -118,7 +118,7 @@ pub(super) fn begin(opened: Opened, config: Config, peers: Arc<dyn Peers>) -> Re
         writes: HashMap::new(),
         reads: HashMap::new(),
     };
-    let owner = thread::Builder::new().name("raft".into()).spawn(move || owner.run(effects))?;
+    let owner = thread::Builder::new().name("raft".into()).spawn(move || owner.outlive(effects))?;
     let threads = vec![owner, writer];
     let slots = Semaphore::new(UNDER_WAY_MAX);
     Ok(Arc::new(Replica { id, incarnation, shared, calls: sender, slots, leadership: leadership_out, peers, threads }))
@@ -183,7 +183,19 @@ struct Owner {
 }
 
 impl Owner {
-    fn run(mut self, effects: Vec<Effect>) {
+    /// A panic is a bug, here or in the consensus library. It stops the replica, in words, and not the process that it is in:
+    /// the others go on.
+    fn outlive(mut self, effects: Vec<Effect>) {
+        let shared = self.shared.clone();
+        let run = std::panic::AssertUnwindSafe(|| self.run(effects));
+        if std::panic::catch_unwind(run).is_err() {
+            shared.stop("it panicked; the process's log says where".into());
+        }
+        shared.stop("its last handle is gone".into());
+        self.leadership.send_replace(Leadership::default());
+    }
+
+    fn run(&mut self, effects: Vec<Effect>) {
         let mut alive = self.carry_out(effects);
         while alive {
             let Some(first) = self.next() else { break };
@@ -201,8 +213,6 @@ impl Owner {
         if let Some(fetch) = &self.fetch {
             fetch.abort();
         }
-        self.shared.stop("its last handle is gone".into());
-        self.leadership.send_replace(Leadership::default());
     }
 
     fn now_ms(&self) -> u64 {

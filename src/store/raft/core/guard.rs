@@ -8,6 +8,9 @@ use raft::eraftpb::{self, MessageType};
 use super::Core;
 use crate::store::raft::ReplicaId;
 
+/// No term or index gets there by counting, and the library counts on from whatever it is told.
+const NUMBER_MAX: u64 = 1 << 62;
+
 pub(super) enum Refused {
     /// No replica of ours says that.
     Ignored,
@@ -20,10 +23,23 @@ impl Core {
         if message.from != from || message.to != self.settings.id || message.from == message.to {
             return Err(Refused::Ignored);
         }
-        let entries_follow = (message.index + 1..).zip(&message.entries).all(|(index, entry)| entry.index == index);
+        // No term is the library's sign for what comes from itself; only questions for a read travel like that.
+        if (message.term == 0) != (message.msg_type == MessageType::MsgReadIndex) {
+            return Err(Refused::Ignored);
+        }
+        let numbers = [message.term, message.log_term, message.index, message.commit, message.commit_term];
+        let of_entries = message.entries.iter().flat_map(|entry| [entry.term, entry.index]);
+        if numbers.into_iter().chain(of_entries).any(|number| number > NUMBER_MAX) {
+            return Err(Refused::Ignored);
+        }
+        let follows = |(n, entry): (u64, &eraftpb::Entry)| message.index.checked_add(n) == Some(entry.index);
+        let entries_follow = (1..).zip(&message.entries).all(follows);
         let log = &self.raw.raft.raft_log;
         match message.msg_type {
-            MessageType::MsgAppend if message.index == u64::MAX || !entries_follow => Err(Refused::Ignored),
+            // The library takes term 0 for that of any entry it does not have.
+            MessageType::MsgAppend if !entries_follow || (message.index > 0 && message.log_term == 0) => {
+                Err(Refused::Ignored)
+            }
             MessageType::MsgAppend => {
                 let contradicts = |entry: &&eraftpb::Entry| {
                     entry.index <= log.committed
@@ -53,7 +69,11 @@ impl Core {
                 members.sort_unstable();
                 members.dedup();
                 let joint = !conf.voters_outgoing.is_empty() || !conf.learners_next.is_empty() || conf.auto_leave;
-                let sound = metadata.index > 0 && !conf.voters.is_empty() && members.len() == count && !joint;
+                let sound = metadata.index > 0
+                    && metadata.term > 0
+                    && !conf.voters.is_empty()
+                    && members.len() == count
+                    && !joint;
                 if sound && !members.contains(&&0) { Ok(()) } else { Err(Refused::Ignored) }
             }
             MessageType::MsgReadIndex if message.entries.len() != 1 => Err(Refused::Ignored),

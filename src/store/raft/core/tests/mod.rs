@@ -1,6 +1,8 @@
 //! A group of replicas that hear each other at once and whose disks are never late; what else may happen is the
 //! simulator's.
 
+mod abuse;
+
 use super::*;
 use crate::store::{Operation, Transaction, command::Command};
 
