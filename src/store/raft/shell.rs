@@ -24,7 +24,7 @@ use super::{
     ballot::BallotFile,
     core::{Core, Effect, Event, Reads, Settings, Timing},
     crash,
-    disk::{Disk, LogError, OpenError, Opened, Order, RaftLogStore},
+    disk::{self, Disk, LogError, OpenError, Opened, Order, RaftLogStore},
     logger::logger,
     snapshot,
 };
@@ -104,6 +104,7 @@ pub(super) fn begin(opened: Opened, config: Config, peers: Arc<dyn Peers>) -> Re
     let writer = thread::Builder::new().name("raft-log".into()).spawn(move || write_log(disk, &orders_in, &answers))?;
     let owner = Owner {
         core,
+        dir: config.dir,
         started: Instant::now(),
         shared: shared.clone(),
         calls: receiver,
@@ -167,6 +168,7 @@ impl Order {
 
 struct Owner {
     core: Core,
+    dir: PathBuf,
     started: Instant,
     shared: Arc<Shared>,
     calls: calls::Receiver<Call>,
@@ -290,6 +292,11 @@ impl Owner {
                     self.leadership.send_replace(leadership);
                 }
                 Effect::Applied(revision) => self.shared.publish(revision),
+                Effect::Distrust(why) => {
+                    if let Err(error) = disk::distrust(&self.dir, &why) {
+                        tracing::error!(%error, "that this replica is not to be trusted cannot be written down");
+                    }
+                }
                 Effect::Stop(why) => {
                     self.flush(&mut messages);
                     return self.stop(why);
@@ -412,6 +419,11 @@ impl Replica {
         }
         let another = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.id));
         matches!(tokio::time::timeout(HAND_OVER_TIMEOUT, another).await, Ok(Ok(_)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_state(&self) -> &parking_lot::RwLock<crate::store::mvcc::Mvcc> {
+        self.shared.state()
     }
 
     fn call(&self, call: Call) -> Result<(), Error> {

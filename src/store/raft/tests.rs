@@ -221,3 +221,20 @@ async fn without_a_quorum_nothing_is_answered_and_it_says_so() {
     let list = List { prefix: "/".into(), after: None, limit: 0, at: Some(0) };
     assert!(leader.list(list).await.is_ok(), "what is past can still be read");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_state_went_wrong_stops_and_does_not_start_from_it_again() {
+    let mut group = Group::of_three(Options::default()).await;
+    let wrong = group.follower().await;
+    wrong.shared_state().write().commit(put("/rot", "")).expect("committed");
+    committed(group.leader().await.commit(put("/k", "v")).await);
+    eventually(async || wrong.stopped().is_some()).await;
+    let why = wrong.stopped().expect("stopped").to_string();
+    assert!(why.contains("differs from the others'"), "{why}");
+    let id = wrong.id();
+    drop(wrong);
+    group.stop(id);
+    let refused = group.start(id, &Start::Found).err().expect("refused");
+    assert!(refused.distrusts_disk() && refused.to_string().contains("differs from the others'"), "{refused}");
+    committed(group.leader().await.commit(put("/k", "the others go on")).await);
+}

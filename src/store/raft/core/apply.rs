@@ -76,8 +76,12 @@ impl Core {
         let command = match decoded.map_or_else(|| Command::decode(&entry.data), Ok) {
             Ok(command) => command,
             // The leader took it, so it makes sense to whoever can read it.
-            Err(error @ (Invalid::Newer(_) | Invalid::Checksum)) => {
+            Err(error @ Invalid::Newer(_)) => {
                 self.stop(format!("log entry {}: {error}", entry.index));
+                return Err(Error::Closed(error.to_string()).into());
+            }
+            Err(error @ Invalid::Checksum) => {
+                self.distrust(format!("log entry {}: {error}", entry.index));
                 return Err(Error::Closed(error.to_string()).into());
             }
             // Every replica refuses it alike.

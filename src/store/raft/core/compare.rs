@@ -106,7 +106,7 @@ impl Core {
         let told = &self.comparison.told;
         if let Some(other) = verdict(me, leader, &self.conf().voters, told, waited) {
             let mine = told.get(&me).copied().unwrap_or_default();
-            self.stop(format!(
+            self.distrust(format!(
                 "the state of this replica differs from the others': after log entry {index} its hash is {mine}, theirs is {other}"
             ));
         }

@@ -167,6 +167,8 @@ pub enum Effect {
     Lead(Leadership),
     /// The revision that [`Core::state`] has reached.
     Applied(u64),
+    /// What this replica has is not what it should have: it must not start from it again. Followed by [`Effect::Stop`].
+    Distrust(String),
     /// Nothing more comes from this replica. Why, in words.
     Stop(String),
 }
@@ -416,6 +418,11 @@ impl Core {
         self.stopped.get_or_insert(why);
     }
 
+    fn distrust(&mut self, why: String) {
+        self.effects.push(Effect::Distrust(why.clone()));
+        self.stop(why);
+    }
+
     fn answer(&mut self, id: u64, answer: Result<Outcome, Refusal>) {
         self.effects.push(Effect::Answer { id, answer });
     }
@@ -498,7 +505,7 @@ impl Core {
                 match self.guard(from, &message) {
                     Ok(()) => {}
                     Err(guard::Refused::Ignored) => return,
-                    Err(guard::Refused::Contradiction(why)) => return self.stop(why),
+                    Err(guard::Refused::Contradiction(why)) => return self.distrust(why),
                 }
                 if message.msg_type == MessageType::MsgSnapshot {
                     return self.offered(*message);

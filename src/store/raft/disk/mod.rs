@@ -54,6 +54,8 @@ const META_COMMITTED: &str = "committed";
 const ROWS: [&str; 2] = ["rows.0", "rows.1"];
 const DATABASE: &str = "db";
 const BALLOT: &str = "ballot";
+/// Says why, in a directory that must not be started from again.
+const DISTRUSTED: &str = "distrusted";
 /// Of a replica that takes the place of another one in this directory; see [`Disk::replace`].
 const BALLOT_NEXT: &str = "ballot.next";
 
@@ -153,6 +155,9 @@ impl Disk {
                 error => OpenError::Database { dir: dir.to_owned(), doing, source: error.into() },
             }
         };
+        if let Ok(why) = fs::read_to_string(dir.join(DISTRUSTED)) {
+            return Err(damaged(dir, why));
+        }
         let place = dir.join(DATABASE);
         fs::create_dir_all(&place).map_err(|error| failed("make its directory")(error.into()))?;
         journal::check(&place).map_err(|refusal| match refusal {
@@ -409,6 +414,13 @@ impl RaftLogStore for Disk {
         }
         if group.is_empty() { Ok(()) } else { self.write_batch(group) }
     }
+}
+
+/// From now on the directory is refused, for this reason.
+pub(super) fn distrust(dir: &Path, why: &str) -> std::io::Result<()> {
+    fs::write(dir.join(DISTRUSTED), why)?;
+    fs::File::open(dir.join(DISTRUSTED))?.sync_all()?;
+    fs::File::open(dir)?.sync_all()
 }
 
 fn open_database(place: &Path) -> fjall::Result<Database> {

@@ -97,7 +97,11 @@ impl Group {
                 Effect::Answer { id, answer } => drop(self.answers.insert(id, answer)),
                 Effect::Readable { id, answer } => drop(self.readable.insert(id, answer)),
                 Effect::Stop(why) => drop(self.stopped.insert(id, why)),
-                Effect::SaveBallot(_) | Effect::Forget(_) | Effect::Lead(_) | Effect::Applied(_) => {}
+                Effect::SaveBallot(_)
+                | Effect::Forget(_)
+                | Effect::Lead(_)
+                | Effect::Applied(_)
+                | Effect::Distrust(_) => {}
             }
         }
     }
