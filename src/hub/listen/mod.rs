@@ -1,7 +1,7 @@
 //! The one TLS port: who is at the other end, and which of the two surfaces a request is for.
 //!
-//! Owns: the handshake, the [`Peer`] of a connection, dispatch by content type (gRPC for agents, REST for all else), the
-//! limits of a connection and its orderly end. Must never: let a certificate of one authority act on the other's surface.
+//! Owns: the [`Peer`] of a connection, and dispatch by content type (gRPC for agents, REST for all else); [`port`] does the
+//! rest. Must never: let a certificate of one authority act on the other's surface.
 //!
 //! Client certificates are optional (joining agents and token bearers have none). A certificate that was ours but has
 //! expired is let through the handshake *as expired*, so that the surfaces can refuse it in words: agents may renew,
@@ -9,34 +9,31 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-};
+use axum::Router;
 use parking_lot::RwLock;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
+    RootCertStore, ServerConfig,
     crypto::CryptoProvider,
-    server::{
-        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use self::{
+    port::Surface,
+    verifier::{Judge, Optional},
+};
 use super::{
     limits,
     pki::{Authority, Pki, ServerCertificate},
 };
 use crate::model::{Digest, Timestamp, Uid};
+
+pub mod port;
+pub mod verifier;
 
 /// Who is at the other end of a connection; in the extensions of every request, on both surfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,15 +98,14 @@ impl Tls {
     pub fn new(pki: &Pki, hub: &Uid, certificate: ServerCertificate) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let identity = Arc::new(Identity {
-            people: verifier(&pki.people, &provider)?,
-            agents: verifier(&pki.agents, &provider)?,
+            people: verify_by(&pki.people, &provider)?,
+            agents: verify_by(&pki.agents, &provider)?,
             hub: hub.clone(),
         });
-        let shown =
-            Arc::new(Shown { provider: provider.clone(), key: RwLock::new(certified(&provider, certificate)?) });
+        let shown = Arc::new(Shown::new(provider.clone(), certificate)?);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(identity.clone())
+            .with_client_cert_verifier(Arc::new(Optional(identity.clone())))
             .with_cert_resolver(shown.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), identity, certificate: shown })
@@ -126,94 +122,49 @@ impl Tls {
 
     /// Connections from now on are shown this certificate.
     pub fn replace_certificate(&self, certificate: ServerCertificate) -> Result<(), Error> {
-        let key = certified(&self.certificate.provider, certificate)?;
-        *self.certificate.key.write() = key;
-        Ok(())
+        self.certificate.replace(certificate)
     }
 }
 
-/// Serves until `shutdown`, then lets requests under way finish for a while; watches and streams are told to end by
-/// the same token, which their handlers hold.
+/// Serves both surfaces until `shutdown` ([`port::serve`]).
 pub async fn serve(listener: TcpListener, tls: Arc<Tls>, services: Services, shutdown: CancellationToken) {
-    let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
-    let acceptor = TlsAcceptor::from(tls.config.clone());
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
-            () = shutdown.cancelled() => break,
-        };
-        let Some((stream, address, slot)) = accepted else { continue };
-        let (acceptor, identity, services) = (acceptor.clone(), tls.identity.clone(), services.clone());
-        let watcher = graceful.watcher();
-        tokio::spawn(async move {
-            let _slot = slot;
-            let handshake = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-            let stream = match handshake {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return tracing::debug!(%address, %error, "tls handshake failed"),
-                Err(_) => return tracing::debug!(%address, "tls handshake timed out"),
-            };
-            let peer = identity.peer(stream.get_ref().1.peer_certificates());
-            let service = hyper::service::service_fn(move |request| dispatch(request, &services, &peer, address));
-            let connection = settings().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%address, error = %error, "connection ended");
-            }
-        });
-    }
-    drop(listener);
-    let _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, graceful.shutdown()).await;
+    port::serve(listener, Arc::new(Clients { tls, services }), shutdown).await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, address)) => {
-            let _ = stream.set_nodelay(true);
-            Some((stream, address, slot))
-        }
-        Err(error) => {
-            // Out of file descriptors, most likely: waiting is all that helps.
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
+struct Clients {
+    tls: Arc<Tls>,
+    services: Services,
+}
+
+impl Surface for Clients {
+    type Peer = Peer;
+
+    fn config(&self) -> Arc<ServerConfig> {
+        self.tls.config.clone()
+    }
+
+    fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Peer {
+        self.tls.identity.peer(chain)
+    }
+
+    fn router(&self, request: &http::Request<hyper::body::Incoming>) -> Router {
+        let content_type = request.headers().get(http::header::CONTENT_TYPE);
+        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc { self.services.agents.clone() } else { self.services.rest.clone() }
+    }
+
+    fn http2(&self) -> port::Http2 {
+        port::Http2 {
+            streams_max: limits::STREAMS_PER_CONNECTION_MAX,
+            keep_alive_interval: limits::KEEP_ALIVE_INTERVAL,
+            keep_alive_timeout: limits::KEEP_ALIVE_TIMEOUT,
+            window_bytes: None,
         }
     }
-}
 
-fn settings() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEADER_TIMEOUT)
-        .max_buf_size(limits::HEADER_BYTES_MAX)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
-        .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
-    builder
-}
-
-fn dispatch(
-    request: http::Request<hyper::body::Incoming>,
-    services: &Services,
-    peer: &Peer,
-    address: SocketAddr,
-) -> impl Future<Output = Result<http::Response<Body>, std::convert::Infallible>> + use<> {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    let router = if is_grpc { services.agents.clone() } else { services.rest.clone() };
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer.clone());
-    request.extensions_mut().insert(Remote(address));
-    router.oneshot(request)
+    fn refused(&self, address: SocketAddr, error: &std::io::Error) {
+        tracing::debug!(%address, %error, "tls handshake failed");
+    }
 }
 
 /// Verifies client certificates against both authorities and reads who they are of.
@@ -256,49 +207,22 @@ impl Identity {
     }
 }
 
-impl ClientCertVerifier for Identity {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    /// None: the hint would name authorities to anyone who asks, and some clients then send nothing at all.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl Judge for Identity {
+    fn admits(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.identify(certificate, intermediates, now).map(|_| ClientCertVerified::assertion())
+    ) -> Result<(), rustls::Error> {
+        self.identify(certificate, intermediates, now).map(drop)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.people.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.people.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.people.supported_verify_schemes()
+    fn signatures(&self) -> &Arc<dyn ClientCertVerifier> {
+        &self.people
     }
 }
 
-fn verifier(authority: &Authority, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+pub fn verify_by(authority: &Authority, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate.clone())?;
     Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?)
@@ -324,16 +248,33 @@ fn agent(certificate: &X509Certificate<'_>, hub: &Uid, expired: Option<Timestamp
     })
 }
 
-/// The certificate shown to clients.
+/// The certificate that a port shows. It can be replaced while the port serves.
 #[derive(Debug)]
-struct Shown {
+pub struct Shown {
     provider: Arc<CryptoProvider>,
     key: RwLock<Arc<CertifiedKey>>,
 }
 
+impl Shown {
+    pub fn new(provider: Arc<CryptoProvider>, certificate: ServerCertificate) -> Result<Self, Error> {
+        let key = RwLock::new(certified(&provider, certificate)?);
+        Ok(Self { provider, key })
+    }
+
+    pub fn replace(&self, certificate: ServerCertificate) -> Result<(), Error> {
+        let key = certified(&self.provider, certificate)?;
+        *self.key.write() = key;
+        Ok(())
+    }
+
+    pub fn current(&self) -> Arc<CertifiedKey> {
+        self.key.read().clone()
+    }
+}
+
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.key.read().clone())
+        Some(self.current())
     }
 }
 
