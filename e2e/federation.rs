@@ -63,7 +63,8 @@ impl Federation {
         let directory = run::current().new_directory("hub");
         let address = format!("{host}:{}", free_port());
         let url = format!("https://{address}");
-        let mut all = ["--listen", &address, "--advertise", &url].map(str::to_owned).to_vec();
+        let mut all =
+            ["--listen", &address, "--advertise", &url, "--peer-listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let kubeconfig = directory.join("data/admin.kubeconfig");
         let mut federation = Federation { url, kubeconfig, directory, flags: all, hub: None };

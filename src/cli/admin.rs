@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::Value;
 
-use crate::{kinds::Kind, model::Digest};
+use crate::{hub::auth::REPLICAS_PATH, kinds::Kind, model::Digest};
 
 /// Which hub, and as whom.
 #[derive(clap::Args)]
@@ -71,6 +71,11 @@ impl Admin {
         self.call(request.header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1"), None).await
     }
 
+    /// The replicas, as the one that answers sees them; needs no quorum.
+    pub async fn replicas(&self) -> anyhow::Result<Value> {
+        self.call(http::Request::get(REPLICAS_PATH), None).await
+    }
+
     pub async fn create(&self, kind: &Kind, object: &Value) -> anyhow::Result<Value> {
         self.call(http::Request::post(path(kind, "")), Some(("application/json", object))).await
     }
@@ -117,17 +122,22 @@ pub fn print_table(table: &Value) -> ExitCode {
         eprintln!("none");
         return ExitCode::SUCCESS;
     }
-    let widths: Vec<usize> = (0..shown.len())
+    print_lines(lines);
+    ExitCode::SUCCESS
+}
+
+/// Aligned columns, the first line being their names.
+pub fn print_lines(lines: Vec<Vec<String>>) {
+    let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len))
         .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
         .collect();
     for line in lines {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         println!("{}", cells.collect::<Vec<_>>().join("   ").trim_end());
     }
-    ExitCode::SUCCESS
 }
 
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     match value {
         Value::Null => "<none>".into(),
         Value::String(text) => text.clone(),

@@ -1,15 +1,43 @@
-//! `hanse hub`: one process of the control plane.
+//! `hanse hub`: one process of the control plane, and what an admin does to the group of them.
+
+mod recover;
+mod replicas;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::hub::{self, Config};
+use anyhow::Context;
+use clap::Subcommand;
 
-/// Runs the hub until SIGTERM.
+use crate::hub::{self, Config, peers::joining::Invitation};
+
+/// Runs the hub until SIGTERM; or, with a command, tends to its replicas.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a token and print the command that starts one more replica of the hub with it
+    Invite(replicas::Invite),
+    /// Show the replicas: who leads, how far the others are, what their states hash to
+    Status(replicas::Status),
+    /// Remove a replica from the group for good
+    Remove(replicas::Remove),
+    /// Go on alone with what one replica has, after most of the others are lost for good
+    Recover(recover::Recover),
+}
+
+#[derive(clap::Args)]
+struct Run {
     /// Where everything is kept; admin.kubeconfig is written there at first start
     #[arg(long, value_name = "DIR", env = "HANSE_DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
 
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", default_value = hub::config::LISTEN)]
@@ -23,6 +51,18 @@ pub struct Args {
     #[arg(long = "tls-san", value_name = "NAME")]
     tls_sans: Vec<String>,
 
+    /// Address to listen on for the other replicas; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = hub::config::PEER_LISTEN)]
+    peer_listen: String,
+
+    /// Where the other replicas reach this one; else where it listens
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_advertise: Option<String>,
+
+    /// Join the hub of this invitation, which `hanse hub invite` prints; at first start only
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<Invitation>,
+
     /// Life of agents' certificates, in seconds
     #[arg(long, value_name = "SECONDS", hide = true)]
     agent_certificate_seconds: Option<u64>,
@@ -33,18 +73,37 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut config =
-        Config { listen: args.listen, advertise: args.advertise, tls_sans: args.tls_sans, ..Config::new(args.dir) };
-    if let Some(seconds) = args.agent_certificate_seconds {
-        config.agent_certificate_lifetime = Duration::from_secs(seconds);
+    match args.command {
+        None => args.run.run().await,
+        Some(Command::Invite(invite)) => invite.run().await,
+        Some(Command::Status(status)) => status.run().await,
+        Some(Command::Remove(remove)) => remove.run().await,
+        Some(Command::Recover(recover)) => recover.run(),
     }
-    if let Some(seconds) = args.grace_seconds {
-        config.grace = Duration::from_secs(seconds);
+}
+
+impl Run {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut config = Config {
+            listen: self.listen,
+            advertise: self.advertise,
+            tls_sans: self.tls_sans,
+            peer_listen: self.peer_listen,
+            peer_advertise: self.peer_advertise,
+            join: self.join,
+            ..Config::new(self.dir.context("where is everything to be kept? --dir DIR")?)
+        };
+        if let Some(seconds) = self.agent_certificate_seconds {
+            config.agent_certificate_lifetime = Duration::from_secs(seconds);
+        }
+        if let Some(seconds) = self.grace_seconds {
+            config.grace = Duration::from_secs(seconds);
+        }
+        hub::run(config, |hub| {
+            println!("the hub is ready at {}", hub.url);
+            println!("try: KUBECONFIG={} kubectl get clusters", hub.kubeconfig.display());
+        })
+        .await?;
+        Ok(ExitCode::SUCCESS)
     }
-    hub::run(config, |hub| {
-        println!("the hub is ready at {}", hub.url);
-        println!("try: KUBECONFIG={} kubectl get clusters", hub.kubeconfig.display());
-    })
-    .await?;
-    Ok(ExitCode::SUCCESS)
 }

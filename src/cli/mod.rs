@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Quickstart(quickstart::Args),
-    Hub(hub::Args),
+    Hub(Box<hub::Args>),
     /// Invite clusters
     Token(token::Args),
     Agent(Box<agent::Args>),
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Quickstart(args) => quickstart::run(args).await,
-        Command::Hub(args) => hub::run(args).await,
+        Command::Hub(args) => hub::run(*args).await,
         Command::Token(args) => token::run(args).await,
         Command::Agent(args) => agent::run(*args).await,
         Command::Cluster(args) => cluster::run(args).await,

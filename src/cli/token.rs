@@ -181,14 +181,14 @@ fn command(hub: &str, token: &Token, cluster: &str) -> String {
     format!("hanse agent --hub {hub} --token {}{name} --kubeconfig MEMBER.kubeconfig --dir {dir}", token.reveal())
 }
 
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     let filled = ring::rand::SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| anyhow!("the system has no randomness to give"))?;
     Ok(bytes)
 }
 
-fn parse_ttl(text: &str) -> Result<Duration, String> {
+pub fn parse_ttl(text: &str) -> Result<Duration, String> {
     let error = || format!("{text:?} is no time (expected a number with s, m, h or d: 30m, 1h)");
     let unit = text.chars().last().ok_or_else(error)?;
     let seconds = match unit {

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::peers::joining::{Invitation, is_address};
+
 pub const LISTEN: &str = "127.0.0.1:6460";
+pub const PEER_LISTEN: &str = "127.0.0.1:6461";
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Everything the hub keeps: `store/`, `pki/`, `admin.kubeconfig`, `tokens.csv`, `audit.log`.
+    /// Everything the hub keeps: `store/`, `pki/`, `replica.json`, `admin.kubeconfig`, `tokens.csv`, `audit.log`.
     pub dir: PathBuf,
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
@@ -14,6 +17,12 @@ pub struct Config {
     pub advertise: Option<String>,
     /// More names and addresses for the server certificate.
     pub tls_sans: Vec<String>,
+    /// `HOST:PORT` for the other replicas; port 0 takes a free one.
+    pub peer_listen: String,
+    /// `HOST:PORT` at which the other replicas reach this one; the listening address where absent.
+    pub peer_advertise: Option<String>,
+    /// At first start: the hub that this replica joins.
+    pub join: Option<Invitation>,
     /// Of agents' certificates. Hours, not days: renewal costs one call.
     pub agent_certificate_lifetime: Duration,
     /// Silence of this length makes a cluster Unknown.
@@ -33,6 +42,10 @@ pub enum Storage {
 #[error("{0:?} is not a URL that clients could connect to (expected https://HOST[:PORT])")]
 pub struct InvalidUrl(pub String);
 
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no address that other replicas could connect to (expected HOST:PORT)")]
+pub struct InvalidPeerAddress(pub String);
+
 impl Config {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -40,6 +53,9 @@ impl Config {
             listen: LISTEN.into(),
             advertise: None,
             tls_sans: vec![],
+            peer_listen: PEER_LISTEN.into(),
+            peer_advertise: None,
+            join: None,
             agent_certificate_lifetime: Duration::from_secs(8 * 3600),
             grace: super::limits::CLUSTER_GRACE,
             storage: Storage::Durable,
@@ -56,6 +72,17 @@ impl Config {
             // Listening everywhere is no address to connect to.
             None if address.ip().is_unspecified() => Ok(format!("https://127.0.0.1:{}", address.port())),
             None => Ok(format!("https://{address}")),
+        }
+    }
+
+    /// Where the other replicas are told to connect to, once the port is known.
+    pub fn peer_address(&self, address: SocketAddr) -> Result<String, InvalidPeerAddress> {
+        match &self.peer_advertise {
+            Some(given) if is_address(given) => Ok(given.clone()),
+            Some(given) => Err(InvalidPeerAddress(given.clone())),
+            // Listening everywhere is no address to connect to; alone on a machine this one is good enough.
+            None if address.ip().is_unspecified() => Ok(format!("127.0.0.1:{}", address.port())),
+            None => Ok(address.to_string()),
         }
     }
 
@@ -99,6 +126,18 @@ mod tests {
         assert_eq!(advertised.url(everywhere).expect("url"), "https://hub.example:443");
         for wrong in ["http://hub", "hub:7000", "https://"] {
             assert!(config(LISTEN, Some(wrong)).url(everywhere).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_peer_address_is_one_that_replicas_can_connect_to() {
+        let everywhere: SocketAddr = "0.0.0.0:7001".parse().expect("address");
+        let config =
+            |advertise: Option<&str>| Config { peer_advertise: advertise.map(str::to_owned), ..Config::new("dir") };
+        assert_eq!(config(None).peer_address(everywhere).expect("address"), "127.0.0.1:7001");
+        assert_eq!(config(Some("hub-1:6461")).peer_address(everywhere).expect("address"), "hub-1:6461");
+        for wrong in ["hub-1", "hub-1:0", ":6461", "https://hub-1:6461", "hub 1:6461"] {
+            assert!(config(Some(wrong)).peer_address(everywhere).is_err(), "{wrong}");
         }
     }
 

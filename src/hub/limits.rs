@@ -57,3 +57,26 @@ pub const WATCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// One audit file; the one before is kept.
 pub const AUDIT_BYTES_MAX: u64 = 64 << 20;
+
+/// One message between replicas: an append may carry an entry of the largest command beside others.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Messages that wait for a replica are sent together up to this size.
+pub const PEER_BATCH_BYTES: usize = 1 << 20;
+/// What may wait for one replica; beyond it the oldest go, and consensus sends them again.
+pub const PEER_QUEUE_BYTES_MAX: usize = 32 << 20;
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 4096;
+/// One encoded command: a transaction with its compares.
+pub const COMMAND_BYTES_MAX: usize = 2 << 20;
+/// What replicas call small: what a read is known by, what a snapshot is.
+pub const PEER_CONTEXT_BYTES_MAX: usize = 4 << 10;
+pub const PEER_ENTRIES_MAX: usize = 100_000;
+/// Replicas in one group. More than 5 only slow each other down.
+pub const MEMBERS_MAX: usize = 16;
+/// From dialling a replica to the end of the handshake.
+pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const PEER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+pub const PEER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// One call from replica to replica.
+pub const PEER_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls under way on one connection: each write that is forwarded is one.
+pub const PEER_STREAMS_MAX: u32 = 8192;

@@ -14,11 +14,14 @@ pub mod join;
 pub mod keys;
 pub mod limits;
 pub mod listen;
+pub mod peers;
 pub mod pki;
 pub mod records;
+mod replica;
 pub mod slices;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
@@ -29,7 +32,12 @@ use std::{
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, signal::unix::SignalKind, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::SignalKind,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, Storage};
@@ -40,14 +48,19 @@ use self::{
     control::Beats,
     join::Joining,
     listen::{Services, Tls},
+    peers::members::Waits,
     pki::Pki,
     slices::Slices,
 };
 use crate::{
     flow, kinds,
-    model::{Timestamp, Uid},
-    store::{self, Options, Store},
+    model::{GroupVersionKind, ObjectName, Timestamp, Uid},
+    store::{self, Store, raft::Leadership},
 };
+
+/// How long a start waits for a leader, before it goes on without one.
+const SETTLING: Duration = Duration::from_secs(5);
+const SETTLING_RETRY: Duration = Duration::from_millis(100);
 
 /// A running hub.
 pub struct Hub {
@@ -58,6 +71,7 @@ pub struct Hub {
     pub uid: Uid,
     pub store: Arc<dyn Store>,
     pub pki: Arc<Pki>,
+    replica: Option<Arc<replica::Running>>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
 }
@@ -67,27 +81,37 @@ impl Hub {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let now = Timestamp(jiff::Timestamp::now());
         make_directory(&config.dir)?;
-        let store = open_store(&config).await?;
-        let uid = identity::hub_uid(&*store).await?;
-        api::namespaces::ensure_default(&*store, &uuid::Uuid::new_v4().to_string(), now).await?;
-
-        let pki = Arc::new(Pki::open(&config.dir.join("pki"), now)?);
         let listener = TcpListener::bind(&config.listen).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let url = config.url(address)?;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let replica = match config.storage {
+            Storage::Memory => None,
+            Storage::Durable => Some(Arc::new(replica::start(&config, &url, now, &mut tasks, &stop).await?)),
+        };
+        let (store, uid, pki): (Arc<dyn Store>, _, _) = match &replica {
+            Some(running) => (running.replica.clone(), running.hub.clone(), running.pki.clone()),
+            None => {
+                let store = store::memory::open();
+                let uid = identity::hub_uid(&*store).await?;
+                (store, uid, Arc::new(Pki::open(&config.dir.join("pki"), now)?))
+            }
+        };
+        let settling = stop.clone().run_until_cancelled_owned(settle(store.clone(), replica.clone()));
+        let settling = tokio::spawn(settling);
         let names = config.server_names(address, &url);
         let tls = Arc::new(Tls::new(&pki, &uid, pki.server_certificate(&names, now)?)?);
         let kubeconfig = config.dir.join("admin.kubeconfig");
         identity::ensure_kubeconfig(&pki, &kubeconfig, &url, now)?;
 
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         let slices = Slices::new();
         tasks.spawn(named("slices", slices::run(store.clone(), slices.clone(), stop.clone())));
         let (handle, inputs) = control::channel();
         let settings = control::Settings { grace_ms: config.grace.as_millis() as u64, ..Default::default() };
-        tasks.spawn(named("control", control::run(store.clone(), settings, inputs, stop.clone())));
+        let leadership = replica.as_ref().map(|running| running.replica.leadership());
+        tasks.spawn(named("control", decide(store.clone(), settings, inputs, leadership, stop.clone())));
         tasks.spawn(renew_certificate(pki.clone(), tls.clone(), names, stop.clone()));
 
         let audit = Audit::open(&config.dir.join("audit.log")).context("cannot open the audit log")?;
@@ -97,7 +121,8 @@ impl Hub {
             tokens: read_tokens(&config.dir.join("tokens.csv"))?,
             audit: audit.clone(),
             views: [(kinds::WORK.gvk.clone(), Arc::new(slices.clone()) as _)].into(),
-            overlays: [(kinds::CLUSTER.gvk.clone(), Arc::new(handle.beats.clone()) as _)].into(),
+            group: replica.as_ref().map(|running| running.view.clone() as _),
+            overlays: overlays(&handle.beats, replica.as_deref()),
             admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit::admit as _)].into(),
             address: url.trim_start_matches("https://").to_owned(),
             stop: stop.clone(),
@@ -118,10 +143,14 @@ impl Hub {
             pki: pki.clone(),
             tls: tls.clone(),
             agents: agents.clone(),
-            notes: handle.notes,
+            notes: handle.notes.clone(),
             certificate_lifetime: config.agent_certificate_lifetime,
-            audit: audit_of_joins(audit),
+            audit: audit_of_joins(audit.clone(), &kinds::CLUSTER),
         });
+        if let Some(running) = &replica {
+            let audit = audit_of_joins(audit, &kinds::REPLICA);
+            running.tend(&config.dir, audit, tell_of_waits(handle.notes), &mut tasks, &stop);
+        }
         let routes = tonic::service::Routes::new(agents.service()).add_service(joining).prepare();
         let services = Services { rest: api.router(), agents: routes.into_axum_router() };
         let serving = listen::serve(listener, tls, services, stop.clone());
@@ -129,8 +158,12 @@ impl Hub {
             serving.await;
             Ok(())
         });
+        match tokio::time::timeout(SETTLING, settling).await {
+            Ok(settled) => settled?.unwrap_or(Ok(()))?,
+            Err(_) => tracing::warn!("no replica leads yet: nothing can be read or written until most of them answer"),
+        }
         tracing::info!(%url, %uid, "the hub is ready");
-        Ok(Self { address, url, kubeconfig, uid, store, pki, stop, tasks })
+        Ok(Self { address, url, kubeconfig, uid, store, pki, replica, stop, tasks })
     }
 
     /// Ends when a part of it fails, which none does while the hub is well.
@@ -142,8 +175,11 @@ impl Hub {
         }
     }
 
-    /// Lets requests under way finish, then ends everything.
+    /// Gives the lead to another replica, lets requests under way finish, then ends everything.
     pub async fn shutdown(mut self) {
+        if let Some(running) = &self.replica {
+            running.hand_over().await;
+        }
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(limits::SHUTDOWN_GRACE + Duration::from_secs(5), ended).await.is_err() {
@@ -179,14 +215,76 @@ fn make_directory(dir: &Path) -> anyhow::Result<()> {
     made.with_context(|| format!("cannot make the directory {}", dir.display()))
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    match config.storage {
-        Storage::Memory => Ok(store::memory::open()),
-        Storage::Durable => {
-            let dir = config.dir.join("store");
-            let opened = tokio::task::spawn_blocking(move || store::raft::alone(dir, Options::default())).await?;
-            Ok(opened?)
+/// What every hub has in its store, as soon as the store can be written.
+async fn settle(store: Arc<dyn Store>, replica: Option<Arc<replica::Running>>) -> Result<(), store::Error> {
+    let uid = uuid::Uuid::new_v4().to_string();
+    loop {
+        let now = Timestamp(jiff::Timestamp::now());
+        let settled = async {
+            api::namespaces::ensure_default(&*store, &uid, now).await?;
+            match &replica {
+                Some(running) => running.announce(now).await,
+                None => Ok(()),
+            }
+        };
+        match settled.await {
+            Err(store::Error::Unavailable(_)) => tokio::time::sleep(SETTLING_RETRY).await,
+            settled => return settled,
         }
+    }
+}
+
+/// Decides while this replica leads; a store without replicas has no other.
+async fn decide(
+    store: Arc<dyn Store>,
+    settings: control::Settings,
+    mut inputs: control::Inputs,
+    leadership: Option<watch::Receiver<Leadership>>,
+    stop: CancellationToken,
+) -> Result<(), store::Error> {
+    let Some(mut leadership) = leadership else { return control::run(store, settings, &mut inputs, stop).await };
+    let closed = |_| store::Error::Closed("its replica has stopped".into());
+    while !stop.is_cancelled() {
+        let leads = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            leads = leadership.wait_for(|now| now.here) => leads.map(|_| ()),
+            () = inputs.ignore() => continue,
+        };
+        leads.map_err(closed)?;
+        let lost = stop.child_token();
+        let deciding = control::run(store.clone(), settings.clone(), &mut inputs, lost.clone());
+        let leading = async {
+            let over = leadership.wait_for(|now| !now.here).await.map(drop);
+            lost.cancel();
+            over
+        };
+        let (decided, over) = tokio::join!(deciding, leading);
+        over.map_err(closed)?;
+        match decided {
+            // It was no longer the leader when it wrote.
+            Ok(()) | Err(store::Error::Unavailable(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn overlays(beats: &Beats, replica: Option<&replica::Running>) -> BTreeMap<GroupVersionKind, Arc<dyn Overlay>> {
+    let mut overlays: BTreeMap<_, Arc<dyn Overlay>> = BTreeMap::new();
+    overlays.insert(kinds::CLUSTER.gvk.clone(), Arc::new(beats.clone()));
+    if let Some(running) = replica {
+        overlays.insert(kinds::REPLICA.gvk.clone(), running.view.clone());
+    }
+    overlays
+}
+
+/// A removal of a replica that has to wait, as an Event.
+fn tell_of_waits(notes: mpsc::Sender<events::Note>) -> impl FnMut(&Waits) + Send {
+    move |waits| {
+        let name = ObjectName::new("", &waits.replica.to_string());
+        let about = events::About { gvk: kinds::REPLICA.gvk.clone(), name, uid: waits.uid.clone() };
+        let message = format!("it cannot be removed yet: {}", waits.why);
+        let _ = notes.try_send(events::Note { about, warning: true, reason: "RemovalWaits", message });
     }
 }
 
@@ -198,8 +296,8 @@ fn read_tokens(path: &Path) -> anyhow::Result<Tokens> {
     }
 }
 
-/// Calls of joining agents stand in the same log as the writes of people.
-fn audit_of_joins(audit: Arc<Audit>) -> join::Audit {
+/// Calls of joining agents and replicas stand in the same log as the writes of people.
+fn audit_of_joins(audit: Arc<Audit>, kind: &'static kinds::Kind) -> join::Audit {
     Arc::new(move |called: join::Called| {
         let record = auth::Record {
             time: jiff::Timestamp::now().to_string(),
@@ -207,7 +305,7 @@ fn audit_of_joins(audit: Arc<Audit>) -> join::Audit {
             user: auth::ANONYMOUS.into(),
             source_ip: called.remote.map(|address| address.to_string()).unwrap_or_default(),
             verb: called.verb,
-            resource: kinds::CLUSTER.resource(),
+            resource: kind.resource(),
             name: called.cluster,
             outcome: called.outcome.into(),
             token: called.token,

@@ -1,11 +1,13 @@
-//! The hub's three certificate authorities and what they sign.
+//! The hub's four certificate authorities and what they sign.
 //!
-//! Owns: the keys under `DIR/pki`, the server certificate, people's and agents' client certificates, `admin.kubeconfig`.
-//! Must never: hand out a key, or derive an identity from what a request *says*: the subject of an agent's certificate
-//! is the caller's to give (the cluster the hub knows), and only the public key is taken from a signing request.
+//! Owns: the keys under `DIR/pki`, the server certificate, people's and agents' client certificates, those of replicas,
+//! `admin.kubeconfig`. Must never: hand out a key but to a replica that joins ([`secrets`]), or derive an identity from
+//! what a request *says*: the subject of an agent's certificate is the caller's to give (the cluster the hub knows), and
+//! only the public key is taken from a signing request.
 //!
-//! Three authorities, so that a certificate is worth nothing outside its own surface: `serving` is what clients trust,
-//! `people` signs REST clients, `agents` signs gRPC clients.
+//! Four authorities, so that a certificate is worth nothing outside its own surface: `serving` is what clients trust,
+//! `people` signs REST clients, `agents` signs gRPC clients, `peers` signs the replicas for each other. All replicas of a
+//! hub have all of them.
 
 use std::{
     fs,
@@ -28,7 +30,23 @@ use crate::model::{Digest, Timestamp, Uid};
 
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 pub const SERVER_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+/// Each replica signs its own, and again when half of it is over.
+pub const REPLICA_LIFETIME: Duration = Duration::from_secs(86_400);
 pub const ADMIN_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// Files of `DIR/pki` that all replicas share. A key comes after its certificate: an authority exists once its key does.
+const SECRETS: [&str; 9] = [
+    "serving.crt",
+    "serving.key",
+    "people.crt",
+    "people.key",
+    "agents.crt",
+    "agents.key",
+    "peers.crt",
+    "peers.key",
+    RESUME_KEY,
+];
+pub const RESUME_KEY: &str = "resume.key";
+const SECRET_BYTES_MAX: usize = 16 << 10;
 /// Certificates begin this much before they are signed, so that a client whose clock is a little behind is let in.
 const SKEW: Duration = Duration::from_secs(300);
 
@@ -42,12 +60,15 @@ pub enum Error {
     Certificate(#[from] rcgen::Error),
     #[error("the certificate signing request is refused: {0}")]
     Request(String),
+    #[error("what the hub sent for {0} is not what belongs there")]
+    Secret(String),
 }
 
 pub struct Pki {
     pub serving: Authority,
     pub people: Authority,
     pub agents: Authority,
+    pub peers: Authority,
 }
 
 /// One certificate authority with its key.
@@ -93,13 +114,14 @@ impl Pki {
             serving: Authority::open(directory, "serving", now)?,
             people: Authority::open(directory, "people", now)?,
             agents: Authority::open(directory, "agents", now)?,
+            peers: Authority::open(directory, "peers", now)?,
         })
     }
 
     /// What join tokens carry: SHA-256 of the serving authority's SubjectPublicKeyInfo, so that a joining agent knows
     /// the hub before it has its bundle.
     pub fn pin(&self) -> Digest {
-        Digest::of(&self.serving.issuer.key().subject_public_key_info())
+        self.serving.pin()
     }
 
     /// Signs a fresh key for the TLS port; it is never written to disk. `names` are DNS names or addresses.
@@ -146,6 +168,27 @@ impl Pki {
         })
     }
 
+    /// What a replica shows the others, whichever of the two dials. Its key is never written to disk.
+    pub fn replica_certificate(
+        &self,
+        hub: &Uid,
+        replica: u64,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<ServerCertificate, Error> {
+        let key = KeyPair::generate()?;
+        let name = format!("hanse hub replica {replica}");
+        let mut parameters = client_or_server(&name, ExtendedKeyUsagePurpose::ServerAuth, now, lifetime)?;
+        parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        parameters.subject_alt_names.push(SanType::URI(replica_uri(hub, replica).as_str().try_into()?));
+        let certificate = parameters.signed_by(&key, &self.peers.issuer)?;
+        Ok(ServerCertificate {
+            chain: vec![certificate.der().clone(), self.peers.certificate.clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            not_after: end(now, lifetime),
+        })
+    }
+
     /// A key and certificate for a REST client: CN is the user, O are the groups.
     pub fn sign_person(
         &self,
@@ -177,6 +220,11 @@ impl Pki {
 }
 
 impl Authority {
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub fn pin(&self) -> Digest {
+        Digest::of(&self.issuer.key().subject_public_key_info())
+    }
+
     fn open(directory: &Path, name: &str, now: Timestamp) -> Result<Self, Error> {
         let (key_path, certificate_path) =
             (directory.join(format!("{name}.key")), directory.join(format!("{name}.crt")));
@@ -201,6 +249,34 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { certificate, pem, issuer })
     }
+}
+
+/// All that makes a replica of this hub, by file name: for one that proved a token, over TLS, and nobody else.
+pub fn secrets(directory: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+    let read = |name: &'static str| {
+        let path = directory.join(name);
+        let content = fs::read(&path).map_err(|source| Error::Io { path, source })?;
+        Ok((name, content))
+    };
+    SECRETS.into_iter().map(read).collect()
+}
+
+/// Keeps what another replica's [`secrets`] gave, all of it or none that would be taken for whole: keys come last.
+pub fn write_secrets(directory: &Path, given: &[(String, bytes::Bytes)]) -> Result<(), Error> {
+    let find = |name: &str| {
+        let found = given.iter().find(|(given, _)| given == name).map(|(_, content)| content);
+        found.filter(|content| (1..=SECRET_BYTES_MAX).contains(&content.len()))
+    };
+    if let Some(missing) = SECRETS.into_iter().find(|name| find(name).is_none()) {
+        return Err(Error::Secret(missing.into()));
+    }
+    let io = |source| Error::Io { path: directory.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+    for name in SECRETS {
+        let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+        write_durably(&directory.join(name), find(name).map(|content| &content[..]).unwrap_or_default(), mode)?;
+    }
+    Ok(())
 }
 
 /// Writes a file so that after a crash it is there whole or not at all.
@@ -239,6 +315,11 @@ pub fn not_after(pem: &str) -> Option<Timestamp> {
 /// The identity of an agent, as its certificate says it.
 pub fn agent_uri(hub: &Uid, cluster: &Uid) -> String {
     format!("hanse://{hub}/cluster/{cluster}")
+}
+
+/// The identity of a replica, as its certificate says it.
+pub fn replica_uri(hub: &Uid, replica: u64) -> String {
+    format!("hanse://{hub}/replica/{replica}")
 }
 
 /// The SubjectPublicKeyInfo (DER) of a signing request that is signed by that very key.
@@ -324,7 +405,7 @@ mod tests {
         let first = Pki::open(directory.path(), NOW).expect("authorities");
         let again = Pki::open(directory.path(), NOW).expect("authorities");
         assert_eq!((first.pin(), &first.agents.pem), (again.pin(), &again.agents.pem));
-        for name in ["serving", "people", "agents"] {
+        for name in ["serving", "people", "agents", "peers"] {
             let mode = fs::metadata(directory.path().join(format!("{name}.key"))).expect("a key").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -352,6 +433,24 @@ mod tests {
         assert_eq!(parsed.validity().not_after.timestamp(), NOW.seconds() + 3600);
         assert_eq!(signed.not_after, NOW.plus_seconds(3600));
         assert_eq!(signed.key_fingerprint, Digest::of(&key.subject_public_key_info()).to_string());
+    }
+
+    #[test]
+    fn another_replica_gets_all_or_nothing() {
+        let (here, there) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let pki = Pki::open(here.path(), NOW).expect("authorities");
+        fs::write(here.path().join(RESUME_KEY), [7; 32]).expect("a key");
+        let given: Vec<_> = secrets(here.path()).expect("secrets").into_iter().collect();
+        let given: Vec<_> = given.into_iter().map(|(name, content)| (name.to_owned(), content.into())).collect();
+        let target = there.path().join("pki");
+        assert!(matches!(write_secrets(&target, &given[1..]), Err(Error::Secret(name)) if name == "serving.crt"));
+        assert!(!target.exists());
+        write_secrets(&target, &given).expect("written");
+        let copy = Pki::open(&target, NOW).expect("authorities");
+        assert_eq!((copy.pin(), copy.peers.pin(), &copy.people.pem), (pki.pin(), pki.peers.pin(), &pki.people.pem));
+        assert_eq!(secrets(&target).expect("secrets"), secrets(here.path()).expect("secrets"));
+        let mode = fs::metadata(target.join("peers.key")).expect("a key").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod application;
 pub mod cluster;
 mod core;
 pub mod metadata;
+mod replica;
 mod reviews;
 pub mod schema;
 pub mod strict;
@@ -20,7 +21,10 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-pub use self::{cluster::CLUSTER_FINALIZER, metadata::check as check_metadata, schema::Schema, validate::excerpt};
+pub use self::{
+    cluster::CLUSTER_FINALIZER, metadata::check as check_metadata, replica::REPLICA_FINALIZER, schema::Schema,
+    validate::excerpt,
+};
 use crate::model::{FieldError, GroupVersionKind};
 
 pub static APPLICATION: LazyLock<Kind> = LazyLock::new(application::application);
@@ -28,6 +32,7 @@ pub static APPLICATION_REVISION: LazyLock<Kind> = LazyLock::new(application::app
 pub static CLUSTER: LazyLock<Kind> = LazyLock::new(cluster::cluster);
 pub static WORK: LazyLock<Kind> = LazyLock::new(cluster::work);
 pub static JOIN_TOKEN: LazyLock<Kind> = LazyLock::new(token::join_token);
+pub static REPLICA: LazyLock<Kind> = LazyLock::new(replica::replica);
 pub static NAMESPACE: LazyLock<Kind> = LazyLock::new(core::namespace);
 pub static EVENT: LazyLock<Kind> = LazyLock::new(core::event);
 pub static SELF_SUBJECT_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::self_subject_review);
@@ -38,7 +43,7 @@ pub static SELF_SUBJECT_RULES_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::se
 pub const OWN_PREFIX: &str = "hanse.dev/";
 
 /// Every kind the hub serves, in order of group, then plural.
-pub fn all() -> [&'static Kind; 10] {
+pub fn all() -> [&'static Kind; 11] {
     [
         &EVENT,
         &NAMESPACE,
@@ -49,6 +54,7 @@ pub fn all() -> [&'static Kind; 10] {
         &APPLICATION,
         &CLUSTER,
         &JOIN_TOKEN,
+        &REPLICA,
         &WORK,
     ]
 }
@@ -365,12 +371,14 @@ mod tests {
                 auto_approve: true,
                 expires_at: at(),
                 labels: [("a".into(), "b".into())].into(),
+                replica: true,
             },
             status: JoinTokenStatus {
                 used_by: Some(UsedBy {
                     cluster: "eu".into(),
                     key_fingerprint: "f".into(),
                     at: at(),
+                    replica: Some(3),
                     ..UsedBy::default()
                 }),
             },

@@ -1,4 +1,4 @@
-//! `hub.hanse.dev/v1alpha1 JoinToken`: an invitation for one cluster. The secret itself is never stored.
+//! `hub.hanse.dev/v1alpha1 JoinToken`: an invitation for one cluster, or one replica of the hub. The secret itself is never stored.
 
 use serde_json::Value;
 
@@ -28,13 +28,20 @@ pub fn join_token() -> Kind {
         refusals: vec![],
         status: Status::HubOnly,
         schema: metadata::root([("spec", spec()), ("status", status())]).required(["spec"]).describe(
-            "An invitation for one cluster to join, used once. `hanse token create` makes it and prints the secret.",
+            "An invitation for one cluster to join, used once; `hanse token create` makes it and prints the secret. Or for one \
+             replica of the hub: then `hanse hub invite` does.",
         ),
         columns: vec![
             name(),
             text_column("Cluster", 0, "The only name that may join with it.", |token| text_at(token, "/spec/cluster")),
             text_column("Expires", 0, "Until when it may be used.", |token| text_at(token, "/spec/expiresAt")),
-            text_column("Used By", 0, "The cluster that used it.", |token| text_at(token, "/status/usedBy/cluster")),
+            text_column("Used By", 0, "The cluster, or the replica, that used it.", |token| {
+                match text_at(token, "/status/usedBy/cluster") {
+                    Value::Null => text_at(token, "/status/usedBy/replica"),
+                    cluster => cluster,
+                }
+            }),
+            text_column("Replica", 1, "Whether it is for a replica of the hub.", |token| text_at(token, "/spec/replica")),
             text_column("Auto Approve", 0, "Whether it accepts the cluster at once.", |token| {
                 text_at(token, "/spec/autoApprove")
             }),
@@ -66,6 +73,12 @@ fn spec() -> Schema {
         ),
         ("autoApprove", Schema::boolean().describe("Accepts the cluster at once, without an admin's yes.")),
         ("expiresAt", Schema::time()),
+        (
+            "replica",
+            Schema::boolean().describe(
+                "Invites a replica of the hub instead of a cluster. Whoever uses it gets every key of the hub.",
+            ),
+        ),
         ("labels", Schema::map(Schema::string().format(Format::LabelValue)).describe("Labels for the new cluster.")),
     ])
     .required(["secretDigest", "expiresAt"])
@@ -75,6 +88,7 @@ fn status() -> Schema {
     let used = Schema::object([
         ("cluster", Schema::string()),
         ("clusterUid", Schema::string()),
+        ("replica", Schema::integer().nullable()),
         ("keyFingerprint", Schema::string()),
         ("at", Schema::time().nullable()),
     ]);
@@ -86,6 +100,19 @@ fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if old.is_some_and(|old| old["spec"] != new["spec"]) {
         let detail = "a token is what its secret was printed with; delete it and create another";
         faults.push(FieldError::new("spec", Forbidden, detail));
+    }
+    if new["spec"]["replica"] == true {
+        for field in ["cluster", "labels", "replace", "autoApprove"] {
+            let value = &new["spec"][field];
+            let says_nothing = value.is_null() || *value == false || value.as_str() == Some("");
+            if !says_nothing && value.as_object().is_none_or(|labels| !labels.is_empty()) {
+                faults.push(FieldError::new(
+                    format!("spec.{field}"),
+                    Forbidden,
+                    "it is for a replica, not for a cluster",
+                ));
+            }
+        }
     }
     if let Some(name) = new["spec"]["cluster"].as_str()
         && !name.is_empty()

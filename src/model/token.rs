@@ -32,6 +32,8 @@ pub struct JoinTokenSpec {
     pub expires_at: Option<Timestamp>,
     /// Labels for the new Cluster: the hub's, not the agent's.
     pub labels: BTreeMap<String, String>,
+    /// Invites a replica of the hub, which gets every key of it; no cluster then.
+    pub replica: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,6 +50,9 @@ pub struct UsedBy {
     /// The Cluster it made; absent while the one it replaces is still being forgotten. A token makes one, ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_uid: Option<Uid>,
+    /// The replica it made, where it was for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica: Option<u64>,
     pub key_fingerprint: String,
     pub at: Option<Timestamp>,
 }

@@ -38,7 +38,11 @@ impl Hub {
         let address = format!("127.0.0.1:{}", free_port()?);
         let data = directory.join("hub");
         let path = data.to_str().context("a directory's name that is not UTF-8")?;
-        let process = Process::start("hub", directory, &["hub", "--dir", path, "--listen", &address])?;
+        let process = Process::start(
+            "hub",
+            directory,
+            &["hub", "--dir", path, "--listen", &address, "--peer-listen", "127.0.0.1:0"],
+        )?;
         let kubeconfig = data.join("admin.kubeconfig");
         until("the hub's kubeconfig", SOON, async || Ok(kubeconfig.try_exists()?)).await?;
         let client = client(&kubeconfig).await?;

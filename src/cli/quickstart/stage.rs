@@ -45,7 +45,12 @@ pub struct Stage {
 impl Stage {
     /// Starts the hub; nothing has joined yet.
     pub async fn open(dir: &Path, members: usize, screen: Screen) -> anyhow::Result<Self> {
-        let config = hub::Config { listen: "127.0.0.1:0".into(), grace: GRACE, ..hub::Config::new(dir) };
+        let config = hub::Config {
+            listen: "127.0.0.1:0".into(),
+            peer_listen: "127.0.0.1:0".into(),
+            grace: GRACE,
+            ..hub::Config::new(dir)
+        };
         let hub = hub::Hub::start(config.clone()).await.context("the hub does not start")?;
         let fleet_dir = dir.join("members");
         let api = client::Hub::connect(&hub.kubeconfig).await?;

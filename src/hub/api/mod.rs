@@ -32,7 +32,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::ports::{Admit, Overlay, View};
+use self::ports::{Admit, Group, Overlay, View};
 use super::{
     auth::{Audit, Tokens},
     limits,
@@ -49,6 +49,8 @@ pub struct Setup {
     pub tokens: Tokens,
     pub audit: Arc<Audit>,
     pub views: BTreeMap<GroupVersionKind, Arc<dyn View>>,
+    /// Where the hub has replicas.
+    pub group: Option<Arc<dyn Group>>,
     pub overlays: BTreeMap<GroupVersionKind, Arc<dyn Overlay>>,
     pub admissions: BTreeMap<GroupVersionKind, Admit>,
     /// `HOST:PORT`, as discovery names the server.

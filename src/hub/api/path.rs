@@ -11,6 +11,8 @@ pub enum Route {
     /// `/healthz`, `/livez`, `/readyz` and single checks below them.
     Health,
     Version,
+    /// `/replicas`: the hub's own processes, also where the store cannot be read.
+    Replicas,
     /// `/api` and `/apis`: the roots of discovery.
     CoreVersions,
     Groups,
@@ -70,6 +72,7 @@ pub fn parse(path: &str) -> Result<Route> {
     Ok(match segments[..] {
         ["healthz" | "livez" | "readyz", ..] => Route::Health,
         ["version"] => Route::Version,
+        ["replicas"] => Route::Replicas,
         ["api"] => Route::CoreVersions,
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group(group.to_owned()),

@@ -27,10 +27,16 @@ pub struct Derived {
     pub object: Value,
 }
 
-/// Facts that live in memory and are shown on get and in tables, never on watch: `Cluster.status.lastBeat`.
+/// Facts that live in memory and are shown on get and in tables, never on watch: `Cluster.status.lastBeat`, a Replica's
+/// status.
 pub trait Overlay: Send + Sync {
     /// Changes an object that is about to be answered.
     fn apply(&self, cluster: &Uid, object: &mut Value);
+}
+
+/// The replicas of the hub, as this one sees them. Sync, and of what is in memory: it has to answer when nothing else does.
+pub trait Group: Send + Sync {
+    fn show(&self) -> Value;
 }
 
 /// The part of admission that is not in the kind: `flow::admit`. Every error at once.

@@ -65,7 +65,7 @@ async fn serve(api: &Arc<Api>, parts: &Parts, body: &mut Body, audit_id: &str) -
     let Ok(Route::Resource(target)) = route else {
         let verb = if [Method::GET, Method::HEAD].contains(&parts.method) { "get" } else { "post" };
         let attributes =
-            Attributes { verb: verb.to_owned(), path: parts.uri.path().to_owned(), ..Attributes::default() };
+            Attributes { verb: verb.to_owned(), path: path_of(&route, parts.uri.path()), ..Attributes::default() };
         permit(&caller.subject, &attributes)?;
         return pages(api, parts, &query, route?).await;
     };
@@ -119,6 +119,14 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
     let id = text.split('-').nth(1)?;
     let valid = id.len() == 32 && id.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
     (valid && id.bytes().any(|c| c != b'0')).then(|| id.to_owned())
+}
+
+/// What rights are about: one spelling for what has several.
+fn path_of(route: &Result<Route>, path: &str) -> String {
+    match route {
+        Ok(Route::Replicas) => auth::REPLICAS_PATH.to_owned(),
+        Ok(_) | Err(_) => path.to_owned(),
+    }
 }
 
 fn attributes_of(target: &Target, verb: Verb) -> Attributes {
@@ -350,6 +358,7 @@ async fn pages(api: &Api, parts: &Parts, query: &Query, route: Route) -> Result<
     let value = match route {
         Route::Health => return health(api, parts.uri.path(), query).await,
         Route::Version => version(),
+        Route::Replicas => found(api.group.as_ref().map(|group| group.show()))?,
         Route::CoreVersions | Route::Groups if aggregated => {
             let value = discovery::aggregated(matches!(route, Route::CoreVersions));
             return Ok(page(&parts.headers, discovery::AGGREGATED, value.to_string().into()));

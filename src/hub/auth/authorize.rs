@@ -23,6 +23,9 @@ pub enum Decision {
     Deny(String),
 }
 
+/// Tells of the hub's own machines: for who may read all, and nobody else.
+pub const REPLICAS_PATH: &str = "/replicas";
+
 const READ: [&str; 3] = ["get", "list", "watch"];
 
 /// Pure: the same question has the same answer on every replica.
@@ -34,7 +37,7 @@ pub fn authorize(subject: &Subject, attributes: &Attributes) -> Decision {
         // Whoever is somebody may ask who that is and what it may do.
         || is_in(AUTHENTICATED_GROUP) && attributes.verb == "create" && is_about_oneself(attributes)
         // Discovery names kinds, not objects: whoever is somebody may read it, or no client would start.
-        || is_path && is_in(AUTHENTICATED_GROUP) && attributes.verb == "get"
+        || is_path && is_in(AUTHENTICATED_GROUP) && attributes.verb == "get" && attributes.path != REPLICAS_PATH
         || is_path && is_health(&attributes.path) && attributes.verb == "get";
     if allowed { Decision::Allow } else { Decision::Deny(refusal(subject, attributes)) }
 }
@@ -104,6 +107,7 @@ mod tests {
         assert!(!allowed(&viewer, applications("create")) && !allowed(&nobody, applications("get")));
         assert!(allowed(&nobody, path("/apis")) && allowed(&Subject::anonymous(), path("/readyz/store")));
         assert!(!allowed(&Subject::anonymous(), path("/version")));
+        assert!(allowed(&viewer, path("/replicas")) && !allowed(&nobody, path("/replicas")));
         assert!(!allowed(&Subject::anonymous(), path("/healthzz")));
     }
 

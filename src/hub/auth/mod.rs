@@ -12,7 +12,7 @@ use http::{HeaderMap, header};
 
 pub use self::{
     audit::{Audit, Record},
-    authorize::{Attributes, Decision, authorize},
+    authorize::{Attributes, Decision, REPLICAS_PATH, authorize},
     tokens::Tokens,
 };
 use super::listen::Peer;

@@ -62,6 +62,29 @@ impl Beats {
     }
 }
 
+impl Inputs {
+    /// Takes what comes in and does nothing with it, for who does not lead: senders must not wait for one that does not
+    /// decide.
+    pub async fn ignore(&mut self) {
+        let mut messages = Vec::with_capacity(BURST);
+        tokio::select! {
+            count = self.agents.recv_many(&mut messages, BURST), if !self.agents.is_closed() => {
+                if count == 0 {
+                    std::future::pending::<()>().await;
+                }
+            }
+            note = self.notes.recv(), if !self.notes.is_closed() => {
+                if note.is_none() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            else => std::future::pending().await,
+        }
+        let at = Timestamp(jiff::Timestamp::now());
+        messages.iter().for_each(|message| self.beats.heard(message, at));
+    }
+}
+
 pub fn channel() -> (Handle, Inputs) {
     let (agents, agents_in) = mpsc::channel(4096);
     let (notes, notes_in) = mpsc::channel(256);
@@ -74,7 +97,7 @@ pub fn channel() -> (Handle, Inputs) {
 pub async fn run(
     store: Arc<dyn Store>,
     settings: Settings,
-    mut inputs: Inputs,
+    inputs: &mut Inputs,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let leader = take_the_lead(&*store).await?;

@@ -57,7 +57,17 @@ pub struct Facts<'a> {
 
 /// Proof of the token: until it is given, no answer tells whether anything exists.
 pub fn check_token<'a>(call: &JoinCall, token: Option<&'a JoinToken>) -> Result<&'a JoinToken, Refusal> {
-    let given = Digest::of(&call.secret);
+    let token = proved(&call.secret, token)?;
+    if token.spec.replica {
+        let message = "this token is for a replica of the hub, not for a cluster: `hanse hub --join` takes it";
+        return no(Code::PermissionDenied, "TokenForReplica", message);
+    }
+    Ok(token)
+}
+
+/// The token, if this is its secret.
+pub fn proved<'a>(secret: &[u8], token: Option<&'a JoinToken>) -> Result<&'a JoinToken, Refusal> {
+    let given = Digest::of(secret);
     let token = token.filter(|token| token.metadata.deletion_timestamp.is_none());
     let stored = token.and_then(|token| token.spec.secret_digest).unwrap_or(Digest([0; 32]));
     match token {
@@ -288,7 +298,7 @@ mod tests {
         let mut token = token();
         let cluster_uid = uid.map(Uid::from);
         token.status.used_by =
-            Some(UsedBy { cluster: "eu".into(), cluster_uid, key_fingerprint: key.into(), at: None });
+            Some(UsedBy { cluster: "eu".into(), cluster_uid, key_fingerprint: key.into(), ..UsedBy::default() });
         token
     }
 
@@ -335,6 +345,13 @@ mod tests {
         let mut blank = token();
         blank.spec.secret_digest = None;
         assert_eq!(check_token(&call(), Some(&blank)).expect_err("blank"), unknown);
+    }
+
+    #[test]
+    fn a_token_for_a_replica_makes_no_cluster() {
+        let mut for_replica = token();
+        for_replica.spec.replica = true;
+        assert_eq!(decide(&call(), &for_replica, None), Err("TokenForReplica"));
     }
 
     #[test]

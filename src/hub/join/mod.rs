@@ -33,8 +33,8 @@ use crate::{
 };
 
 pub mod decide;
-mod limiter;
-mod objects;
+pub mod limiter;
+pub mod objects;
 mod proof;
 
 /// How often a decision is taken anew because the store moved on under it.
@@ -47,7 +47,7 @@ pub struct Called {
     /// `join` or `renew`.
     pub verb: &'static str,
     pub remote: Option<IpAddr>,
-    /// The cluster's name or uid, as far as the call got.
+    /// The cluster's name or uid, or the replica's number, as far as the call got.
     pub cluster: String,
     pub token: String,
     /// Of the public key, hex.

@@ -59,6 +59,11 @@ pub fn use_token(token: &mut Value, cluster: &str, cluster_uid: Option<&Uid>, ke
     status(token).insert("usedBy".into(), used);
 }
 
+/// Binds a token to the first joiner that uses it, and to the one replica it makes.
+pub fn use_token_for_replica(token: &mut Value, replica: u64, key: &str, now: Timestamp) {
+    status(token).insert("usedBy".into(), json!({"replica": replica, "keyFingerprint": key, "at": now}));
+}
+
 /// Orders a Cluster away at once: what runs there stays, nobody waits for its agent.
 pub fn forget(cluster: &mut Value, uid: &Uid, now: Timestamp, origin: &Origin) {
     if let Some(annotations) = object::annotations_mut(cluster) {

@@ -174,6 +174,10 @@ async fn who_one_is_decides_what_one_may() {
     hub.send(anonymous(), get(APPS)).await.refused(403, "Forbidden", "User \"system:anonymous\" cannot list resource");
     hub.send(person(&["hanse:viewers"]), get(APPS)).await.expect(200);
     hub.send(person(&[]), get("/apis")).await.expect(200);
+    for spelling in ["/replicas", "/replicas/", "//replicas", "/%72eplicas"] {
+        hub.send(person(&[]), get(spelling)).await.refused(403, "Forbidden", "cannot get path");
+        hub.send(person(&["hanse:viewers"]), get(spelling)).await.refused(404, "NotFound", "not find");
+    }
     let expired =
         Person { user: "bob".into(), groups: vec![ADMIN_GROUP.into()], expired: Some(Timestamp::from_seconds(0)) };
     let expired = Peer::Person(expired);

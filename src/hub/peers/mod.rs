@@ -1,0 +1,201 @@
+//! How the replicas of a hub reach each other.
+//!
+//! Owns: a listener of its own with its own authority, one long stream of consensus messages to each other replica, the
+//! calls between them ([`Network`] is the store's way to its peers), who belongs to the group and how one joins. Must
+//! never: decide what consensus decides, let a certificate of people or agents act here, or call a command undone of
+//! which only the answer was lost.
+
+mod calls;
+mod convert;
+mod dial;
+pub mod joining;
+mod link;
+pub mod members;
+pub mod service;
+pub mod tls;
+pub mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::calls::Report;
+use self::{joining::Joining, link::Link, tls::Tls};
+use super::limits;
+use crate::store::{
+    Entry, Error, Key, Outcome, Revision, Store,
+    raft::{Change, Chunk, Leadership, Message, Peers, Refusal, ReplicaId, SnapshotId, Status},
+};
+
+/// Generated code.
+#[allow(clippy::all)]
+pub mod proto {
+    tonic::include_proto!("hanse.peers.v1");
+}
+
+/// The replica of this process, as the others use it.
+#[async_trait]
+pub trait Local: Send + Sync + 'static {
+    /// Never blocks. Sender and recipient have been checked against the connection.
+    fn receive(&self, message: Message);
+
+    /// The connection to another replica was lost, or there is none.
+    fn unreachable(&self, id: ReplicaId);
+
+    async fn status(&self) -> Result<Status, Error>;
+
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    async fn commit_here(&self, command: Bytes) -> Result<Outcome, Refusal>;
+
+    fn chunk(&self, snapshot: &SnapshotId, after: Option<&Key>) -> Result<Chunk, Refusal>;
+
+    async fn change(&self, change: Change) -> Result<(), Refusal>;
+
+    /// True when another replica leads.
+    async fn hand_over(&self) -> bool;
+
+    fn store(&self) -> &dyn Store;
+}
+
+/// All connections of this replica to others. The store is opened with it, so it begins without knowing the replica it
+/// is of: [`Network::identify`] comes before anything is sent, [`Network::attach`] before anything is received.
+pub struct Network {
+    tls: OnceLock<Arc<Tls>>,
+    local: OnceLock<Weak<dyn Local>>,
+    joining: OnceLock<Joining>,
+    links: RwLock<BTreeMap<ReplicaId, Arc<Link>>>,
+    /// This one's too.
+    addresses: RwLock<BTreeMap<ReplicaId, String>>,
+    /// As it was measured last.
+    disk_bytes: AtomicU64,
+    stop: CancellationToken,
+}
+
+impl Network {
+    pub fn new(stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            tls: OnceLock::new(),
+            local: OnceLock::new(),
+            joining: OnceLock::new(),
+            links: RwLock::default(),
+            addresses: RwLock::default(),
+            disk_bytes: AtomicU64::new(0),
+            stop,
+        })
+    }
+
+    /// Says once who this replica is.
+    pub fn identify(&self, tls: Arc<Tls>) {
+        let _ = self.tls.set(tls);
+    }
+
+    /// Says once whose network this is.
+    pub fn attach(&self, local: Weak<dyn Local>) {
+        let _ = self.local.set(local);
+    }
+
+    /// From now on replicas may join here.
+    pub fn admit(&self, joining: Joining) {
+        let _ = self.joining.set(joining);
+    }
+
+    /// Who the replicas are and where (`HOST:PORT`), this one or not. Connections to those that are not among them, or
+    /// somewhere else now, end.
+    pub fn know(self: &Arc<Self>, members: &BTreeMap<ReplicaId, String>) {
+        let Some(tls) = self.tls.get() else { return };
+        self.addresses.write().clone_from(members);
+        let mut links = self.links.write();
+        links.retain(|id, link| {
+            let stays = members.get(id) == Some(&link.address);
+            if !stays {
+                link.stop.cancel();
+            }
+            stays
+        });
+        for (id, address) in members.iter().filter(|(id, _)| **id != tls.replica()) {
+            links.entry(*id).or_insert_with(|| {
+                let link = Arc::new(Link::new(*id, address.clone(), tls.clone(), self.stop.child_token()));
+                tokio::spawn(link.clone().run(self.local.get().cloned()));
+                link
+            });
+        }
+    }
+
+    pub fn others(&self) -> Vec<ReplicaId> {
+        self.links.read().keys().copied().collect()
+    }
+
+    pub fn address(&self, id: ReplicaId) -> Option<String> {
+        self.addresses.read().get(&id).cloned()
+    }
+
+    /// What this replica says of itself; an error once it has stopped.
+    pub async fn report(&self) -> Result<Report, Error> {
+        let local = self.local().ok_or_else(|| Error::Closed("this replica is starting or stopping".into()))?;
+        let status = local.status().await?;
+        let disk_bytes = self.disk_bytes.load(Ordering::Relaxed);
+        Ok(Report { status, disk_bytes, version: env!("CARGO_PKG_VERSION").to_owned() })
+    }
+
+    /// Of this replica, once it is known.
+    pub fn replica(&self) -> Option<ReplicaId> {
+        self.tls.get().map(|tls| tls.replica())
+    }
+
+    pub fn set_disk_bytes(&self, bytes: u64) {
+        self.disk_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What another replica says of itself.
+    pub async fn ask(&self, id: ReplicaId) -> Result<Report, Refusal> {
+        self.link(id)?.status().await
+    }
+
+    /// A linearizable read, on another replica.
+    pub async fn read(&self, id: ReplicaId, key: &Key) -> Result<(Option<Entry>, Revision), Refusal> {
+        self.link(id)?.read(key).await
+    }
+
+    fn local(&self) -> Option<Arc<dyn Local>> {
+        self.local.get().and_then(Weak::upgrade)
+    }
+
+    fn link(&self, id: ReplicaId) -> Result<Arc<Link>, Refusal> {
+        let link = self.links.read().get(&id).cloned();
+        link.ok_or_else(|| Refusal::Unreachable { to: id, why: "its address is not known here".into() })
+    }
+}
+
+#[async_trait]
+impl Peers for Network {
+    fn send(&self, messages: Vec<Message>) {
+        let links = self.links.read();
+        for message in messages {
+            if let Some(link) = links.get(&message.to) {
+                link.send(message);
+            }
+        }
+    }
+
+    async fn commit(&self, leader: ReplicaId, command: Bytes) -> Result<Outcome, Refusal> {
+        self.link(leader)?.commit(command).await
+    }
+
+    async fn fetch(&self, from: ReplicaId, snapshot: &SnapshotId, after: Option<&Key>) -> Result<Chunk, Refusal> {
+        self.link(from)?.fetch(snapshot, after).await
+    }
+}
