@@ -25,6 +25,7 @@ mod kubectl_api;
 mod agent_kube;
 mod hostile_agent;
 mod quickstart;
+mod replicas;
 mod scenarios_application;
 mod scenarios_joining;
 mod scenarios_outage;

@@ -335,8 +335,14 @@ async fn step(
     waits: &mut (impl FnMut(&Waits) + Send),
     said: &mut Option<Waits>,
 ) -> Option<Duration> {
-    let list = List { prefix: PREFIX.into(), after: None, limit: 0, at: None };
     let store = local.store();
+    // Read before the objects: those of an earlier life of the store, which are still there until this replica has said that
+    // it is alone now, are no order to add anybody.
+    let (_, group) = read_group(store).await.ok()??;
+    if group.incarnation != *store.incarnation() {
+        return Some(RETRY);
+    }
+    let list = List { prefix: PREFIX.into(), after: None, limit: 0, at: None };
     let page = store.list(list).await.ok()?;
     let failed = match next(&page.entries, &local.status().await.ok()?)? {
         Step::Change(change) => {

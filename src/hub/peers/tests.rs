@@ -45,6 +45,7 @@ struct Notes {
     /// Commands are taken and never answered.
     hangs: bool,
     taken: AtomicU64,
+    changes: Mutex<Vec<Change>>,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -97,8 +98,9 @@ impl Local for Notes {
         }
     }
 
-    async fn change(&self, _: Change) -> Result<(), Refusal> {
-        Err(Refusal::NotLeader(self.id))
+    async fn change(&self, change: Change) -> Result<(), Refusal> {
+        self.changes.lock().push(change);
+        Ok(())
     }
 
     async fn hand_over(&self) -> bool {
@@ -146,6 +148,7 @@ impl Replica {
             leads: true,
             hangs: false,
             taken: AtomicU64::new(0),
+            changes: Mutex::default(),
             leadership: watch::channel(Leadership::default()).0,
         };
         adjust(&mut notes);
@@ -567,4 +570,41 @@ async fn tokens_that_are_wrong_late_or_for_clusters_open_nothing() {
     let refused = joining::join(&good, dir.path(), &nowhere).await.expect_err("refused").to_string();
     assert!(refused.contains("HOST:PORT"), "{refused}");
     assert_eq!(one.local.store.revision().await, before, "nothing was written");
+}
+
+#[tokio::test]
+async fn what_is_left_of_an_earlier_life_is_no_order_to_add_anybody() {
+    let keys = keys();
+    let one = Replica::start(&keys.pki, 1).await;
+    let store = &one.local.store;
+    let member = |id| Member {
+        id,
+        peer_address: format!("127.0.0.1:{id}"),
+        url: "https://a:1".into(),
+        peer_authority: keys.pki.peers.pin(),
+    };
+    let old = members::Group { incarnation: "life-0".into(), next: 3 };
+    for (key, value) in [
+        (Key::new("/hanse/internal/replicas"), old.encode()),
+        (
+            crate::hub::keys::key(&crate::kinds::REPLICA, "", "2"),
+            store::object::encode(&member(2).object("uid-2", now())),
+        ),
+    ] {
+        store.commit(Transaction::put(key, value)).await.expect("committed");
+    }
+    let leading = Leadership { term: 1, leader: Some(1), here: true };
+    one.local.leadership.send_replace(leading);
+    tokio::spawn(members::lead(one.local.clone(), |_| (), one.stop.clone()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(*one.local.changes.lock(), []);
+
+    members::announce(&**store, &member(1), now()).await.expect("announced");
+    let three = crate::hub::keys::key(&crate::kinds::REPLICA, "", "3");
+    let object = store::object::encode(&member(3).object("uid-3", now()));
+    store.commit(Transaction::put(three, object)).await.expect("committed");
+    while one.local.changes.lock().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(one.local.changes.lock()[0], Change::Add(3), "in this life it is");
 }
