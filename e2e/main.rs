@@ -19,10 +19,13 @@ mod control_plane;
 mod kubectl;
 
 mod applications;
+mod doors;
 mod federation;
+mod group;
 mod kubectl_api;
 
 mod agent_kube;
+mod faults;
 mod hostile_agent;
 mod quickstart;
 mod replicas;

@@ -57,6 +57,8 @@ impl Command {
 
 /// The process's main function: parses, runs, and turns an error into one readable line.
 pub fn main() -> ExitCode {
+    // Where tests say that the process is to die; only their builds have such points (`FAILPOINTS`).
+    let _points = fail::has_failpoints().then(fail::FailScenario::setup);
     let cli = Cli::parse();
     log_to_stderr(cli.command.log());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

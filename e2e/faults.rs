@@ -1,0 +1,378 @@
+//! Three real replicas under load while everything that can happen to processes, disks and networks happens to them.
+//!
+//! Clients write and read registers (annotations of Namespaces) at any replica. Every answer carries the revision of what it is about, so a
+//! history is judged exactly and in linear time: an operation that began after another one ended must not be about
+//! something older. What was acknowledged must be there at the end, and all replicas in the same state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+
+use crate::group::{Group, REPLICAS};
+
+const CLIENTS: usize = 6;
+const REGISTERS: usize = 4;
+/// Of which so many are in the ordinary run.
+const ROUNDS: usize = 26;
+const FAULT: Duration = Duration::from_millis(700);
+const PEACE: Duration = Duration::from_millis(300);
+
+/// What a client knows of one operation on one register.
+#[derive(Debug, Clone)]
+struct Operation {
+    began: Instant,
+    ended: Instant,
+    register: usize,
+    /// Of the object as it was read or as it was written.
+    revision: u64,
+    value: String,
+    writes: bool,
+}
+
+#[derive(Default)]
+struct History {
+    operations: Mutex<Vec<Operation>>,
+    /// Names of objects whose creation was acknowledged.
+    created: Mutex<BTreeSet<String>>,
+    /// Values of writes of which nobody knows whether they happened.
+    unknown: Mutex<BTreeSet<String>>,
+    refused: Mutex<BTreeMap<String, usize>>,
+}
+
+#[test]
+fn rule_07_no_fault_of_a_minority_costs_an_acknowledged_write_or_shows_an_old_one() {
+    torture(ROUNDS);
+}
+
+/// `make torture` runs it, and prints how often something was killed.
+#[test]
+#[ignore = "takes an hour or two"]
+fn rule_07_a_thousand_kills() {
+    let kills = std::env::var("KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+    // A quarter of the rounds kill one replica, some all three.
+    torture(kills);
+}
+
+fn torture(rounds: usize) {
+    let mut group = Group::start();
+    let history = Arc::new(History::default());
+    let over = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let clients = runtime.block_on(async {
+        let mut clients = Vec::new();
+        for replica in &group.replicas {
+            clients.push(client(&replica.kubeconfig()).await);
+        }
+        clients
+    });
+    runtime.block_on(make_registers(&clients[0]));
+    let work: Vec<_> = (0..CLIENTS)
+        .map(|number| runtime.spawn(work(number, clients.clone(), history.clone(), over.clone())))
+        .collect();
+    let mut kills = 0;
+    for round in 0..rounds {
+        kills += fault(&mut group, round);
+        std::thread::sleep(PEACE);
+    }
+    over.store(true, Ordering::SeqCst);
+    for client in work {
+        runtime.block_on(client).expect("no client panicked");
+    }
+    group.heal();
+    runtime.block_on(judge(&clients, &history));
+    same_state(&mut group);
+    let operations = history.operations.lock().unwrap().len();
+    let refused = history.refused.lock().unwrap().clone();
+    println!("{rounds} faults, {kills} kills, {operations} answered operations, 0 lost; refused: {refused:?}");
+    assert!(operations > rounds * 10, "{operations} operations are no load");
+}
+
+async fn client(kubeconfig: &std::path::Path) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a config");
+    config.connect_timeout = Some(Duration::from_millis(500));
+    config.read_timeout = Some(Duration::from_secs(3));
+    Client::try_from(config).expect("a client")
+}
+
+fn register(number: usize, value: &str) -> Namespace {
+    let name = Some(format!("register-{number}"));
+    let annotations = Some(noted(value));
+    Namespace { metadata: ObjectMeta { name, annotations, ..ObjectMeta::default() }, ..Namespace::default() }
+}
+
+fn noted(value: &str) -> BTreeMap<String, String> {
+    [("value".to_owned(), value.to_owned())].into()
+}
+
+async fn make_registers(client: &Client) {
+    let api: Api<Namespace> = Api::all(client.clone());
+    for number in 0..REGISTERS {
+        api.create(&PostParams::default(), &register(number, "first")).await.expect("created");
+    }
+}
+
+/// One client: at any replica, one operation after the other.
+async fn work(number: usize, clients: Vec<Client>, history: Arc<History>, over: Arc<AtomicBool>) {
+    let mut dice = number as u64 * 7919 + 1;
+    let mut roll = move |sides: u64| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        dice % sides
+    };
+    let mut seen: BTreeMap<usize, Namespace> = BTreeMap::new();
+    for n in 0.. {
+        if over.load(Ordering::SeqCst) {
+            return;
+        }
+        let at = roll(REPLICAS as u64) as usize;
+        let api: Api<Namespace> = Api::all(clients[at].clone());
+        let which = roll(REGISTERS as u64) as usize;
+        let value = format!("{number}-{n}");
+        let began = Instant::now();
+        let kind = roll(8);
+        let answer = match kind {
+            0 => {
+                let name = format!("made-{value}");
+                let mut object = register(0, &value);
+                object.metadata.name = Some(name.clone());
+                let made = api.create(&PostParams::default(), &object).await;
+                if made.is_ok() {
+                    history.created.lock().unwrap().insert(name);
+                }
+                made.map(|_| None)
+            }
+            // Only over what it has seen.
+            1 | 2 if seen.contains_key(&which) => {
+                let mut object = seen[&which].clone();
+                object.metadata.annotations = Some(noted(&value));
+                api.replace(&format!("register-{which}"), &PostParams::default(), &object).await.map(Some)
+            }
+            // Over whatever is there.
+            3 => {
+                let patch = Patch::Merge(json!({"metadata": {"annotations": {"value": value}}}));
+                api.patch(&format!("register-{which}"), &PatchParams::default(), &patch).await.map(Some)
+            }
+            _ => api.get(&format!("register-{which}")).await.map(Some),
+        };
+        let ended = Instant::now();
+        let writes = kind <= 3 && kind > 0 && (kind == 3 || seen.contains_key(&which));
+        match answer {
+            Ok(Some(object)) => {
+                let revision = object.metadata.resource_version.as_deref().unwrap_or_default();
+                let revision = revision.parse().expect("a revision");
+                let notes = object.metadata.annotations.iter().flatten();
+                let value = notes.filter(|(key, _)| *key == "value").map(|(_, value)| value.clone()).collect();
+                let operation = Operation { began, ended, register: which, revision, value, writes };
+                history.operations.lock().unwrap().push(operation);
+                seen.insert(which, object);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                seen.remove(&which);
+                let what = match &error {
+                    kube::Error::Api(status) => format!("{} {}", status.code, status.reason),
+                    other => format!("{other:.20}"),
+                };
+                let is_answer = matches!(&error, kube::Error::Api(status) if matches!(status.code, 409 | 429 | 503));
+                if writes && !is_answer {
+                    history.unknown.lock().unwrap().insert(value);
+                }
+                *history.refused.lock().unwrap().entry(what).or_default() += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// One fault, and its end. How many processes it killed.
+fn fault(group: &mut Group, round: usize) -> usize {
+    let leader = group.leader().unwrap_or(round % REPLICAS);
+    let others: Vec<usize> = (0..REPLICAS).filter(|at| *at != leader).collect();
+    let follower = others[round / 2 % others.len()];
+    let all: Vec<usize> = (0..REPLICAS).collect();
+    let kill = |group: &mut Group, at: usize| {
+        if let Some(process) = &mut group.replicas[at].process {
+            process.kill();
+        }
+    };
+    let mut kills = 0;
+    match round % 13 {
+        0 | 7 => {
+            kill(group, leader);
+            kills = 1;
+        }
+        1 => {
+            kill(group, follower);
+            kills = 1;
+        }
+        2 | 8 => group.replicas[leader].process.as_mut().expect("it runs").pause(),
+        3 => {
+            group.doors.shut(&[leader], &others);
+            group.doors.shut(&others, &[leader]);
+        }
+        // It is heard and hears nobody.
+        4 => group.doors.shut(&others, &[leader]),
+        5 => group.doors.shut(&[leader], &[follower]),
+        // It hears and is not heard.
+        6 => group.doors.shut(&[leader], &others),
+        9 => {
+            all.iter().for_each(|at| kill(group, *at));
+            kills = REPLICAS;
+        }
+        10 => group.doors.shut(&[others[0]], &[others[1], leader]),
+        // A disk that is slow, or a process that dies at the worst moment.
+        n => {
+            let at = if n == 11 { leader } else { follower };
+            const POINTS: [&str; 6] = [
+                "log-before-sync=40*off->return",
+                "log-after-sync=40*off->return",
+                "log-before-sync=sleep(60)",
+                "ballot-before-sync=return",
+                "ballot-after-sync=return",
+                "answer=60*off->return",
+            ];
+            kill(group, at);
+            group.replicas[at].failpoints = POINTS[round / 13 % POINTS.len()].to_owned();
+            group.replicas[at].begin(&group.doors, &[]);
+            kills = 1;
+        }
+    }
+    std::thread::sleep(FAULT);
+    group.heal();
+    kills
+}
+
+async fn judge(clients: &[Client], history: &History) {
+    let operations = history.operations.lock().unwrap().clone();
+    let unknown = history.unknown.lock().unwrap().clone();
+    for number in 0..REGISTERS {
+        let mut ours: Vec<&Operation> = operations.iter().filter(|operation| operation.register == number).collect();
+        // Of what may be read at a revision there is one value.
+        let mut values: BTreeMap<u64, &str> = BTreeMap::new();
+        let mut written = BTreeSet::new();
+        for operation in &ours {
+            let known = values.entry(operation.revision).or_insert(&operation.value);
+            assert_eq!(*known, operation.value, "two values at revision {}", operation.revision);
+            if operation.writes {
+                assert!(written.insert(operation.revision), "two writes at revision {}", operation.revision);
+            }
+        }
+        let acknowledged: BTreeSet<&str> =
+            ours.iter().filter(|operation| operation.writes).map(|operation| operation.value.as_str()).collect();
+        for value in values.values() {
+            let explained = *value == "first" || acknowledged.contains(value) || unknown.contains(*value);
+            assert!(explained, "{value} was read, and nobody wrote it");
+        }
+        // Whatever began after another one had ended is not about anything older.
+        let mut by_end = ours.clone();
+        by_end.sort_by_key(|operation| operation.ended);
+        ours.sort_by_key(|operation| operation.began);
+        let (mut ended, mut newest) = (by_end.iter().peekable(), 0);
+        for operation in ours {
+            while let Some(before) = ended.next_if(|before| before.ended < operation.began) {
+                newest = newest.max(before.revision);
+            }
+            let fits = if operation.writes { operation.revision > newest } else { operation.revision >= newest };
+            assert!(fits, "{operation:?} came after revision {newest} was answered");
+        }
+    }
+    let created = history.created.lock().unwrap().clone();
+    for client in clients {
+        let api: Api<Namespace> = Api::all(client.clone());
+        let found = api.list(&kube::api::ListParams::default()).await.expect("listed").items;
+        let found: BTreeSet<String> = found.into_iter().filter_map(|object| object.metadata.name).collect();
+        let lost: Vec<_> = created.difference(&found).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    }
+}
+
+fn same_state(group: &mut Group) {
+    // Compared by the replicas themselves: whoever differs has stopped.
+    std::thread::sleep(Duration::from_secs(2));
+    for at in 0..REPLICAS {
+        assert!(group.replicas[at].runs(), "replica {at} ended");
+    }
+    let status = group.status(0);
+    let hashes: BTreeSet<String> = (0..REPLICAS)
+        .map(|at| {
+            let hash = &status["replicas"][at]["status"]["hash"];
+            assert!(hash["value"].is_string(), "no hash of replica {at}: {status}");
+            format!("{} {}", hash["index"], hash["value"])
+        })
+        .collect();
+    assert_eq!(hashes.len(), 1, "{status}");
+}
+
+/// A disk that is full stops one replica, in words; the others go on, and it comes back when there is room.
+#[test]
+fn a_full_disk_stops_one_replica_and_nothing_is_lost() {
+    let mut group = Group::start();
+    let leader = group.leader().expect("a leader");
+    let at = (0..REPLICAS).find(|at| *at != leader).expect("a follower");
+    group.replicas[at].process.as_mut().expect("it runs").stop();
+    let data = group.replicas[at].directory.join("data");
+    let store = data.join("store");
+    let mount = Mount::over(&store, "24m");
+    group.replicas[at].begin(&group.doors, &[]);
+    group.replicas[at].wait_until_ready();
+    let text = "x".repeat(200_000);
+    let mut written = 0;
+    crate::wait::until("the disk to be full", Duration::from_secs(60), || {
+        let name = format!("large-{written}");
+        group.replicas[leader]
+            .kubectl()
+            .args(["create", "-f", "-"])
+            .stdin(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": {"text": text}}}))
+            .ok();
+        written += 1;
+        if group.replicas[at].runs() { Err(format!("{written} objects fit")) } else { Ok(()) }
+    });
+    let log = group.replicas[at].process.as_ref().expect("it was started").log_tail();
+    assert!(log.contains("No space left on device"), "{log}");
+    mount.grow("400m");
+    group.heal();
+    let listed = group.replicas[at].kubectl().args(["get", "namespaces", "-o", "name"]).ok();
+    assert_eq!(listed.lines().filter(|line| line.contains("large-")).count(), written);
+    for replica in &mut group.replicas {
+        replica.process.as_mut().expect("it runs").stop();
+    }
+}
+
+/// A file system of its own over a directory, with what the directory holds.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    fn over(directory: &std::path::Path, size: &str) -> Mount {
+        let path = directory.display();
+        sh(&format!(
+            "cp -a {path} {path}.copy && mount -t tmpfs -o size={size} tmpfs {path} && cp -a {path}.copy/. {path}/"
+        ));
+        Mount(directory.to_owned())
+    }
+
+    fn grow(&self, size: &str) {
+        sh(&format!("mount -o remount,size={size} {}", self.0.display()));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[track_caller]
+fn sh(script: &str) {
+    let status = Command::new("sh").args(["-c", script]).status().expect("run sh");
+    assert!(status.success(), "{script}");
+}
