@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use raft::{ProgressState, SnapshotStatus};
 
-use super::{ANSWER_MS, Core, Pending};
+use super::Core;
 use crate::store::{
     Error,
     raft::{Change, Refusal, ReplicaId},
@@ -24,10 +24,7 @@ impl Core {
         }
         let before = self.raw.raft.raft_log.last_index();
         match self.raw.propose_conf_change(change.encode(), change.conf_change()) {
-            Ok(()) => {
-                let (term, deadline_ms) = (self.raw.raft.term, self.now_ms + ANSWER_MS);
-                self.pending.insert(before + 1, Pending { term, id, deadline_ms, command: None });
-            }
+            Ok(()) => self.wait_for(before + 1, id, None),
             Err(error) => self.answer(id, Err(Error::Unavailable(error.to_string()).into())),
         }
     }

@@ -35,7 +35,7 @@ use raft::{
 
 use self::{
     compare::Comparison,
-    proposals::{ANSWER_MS, Pending},
+    proposals::Pending,
     reads::Rounds,
     snapshots::{Incoming, Installing},
 };

@@ -10,7 +10,7 @@ use super::{Core, Effect};
 use crate::store::{Error, Outcome, command::Command, raft::Refusal};
 
 /// How long a client waits for an entry whose fate nobody tells.
-pub(super) const ANSWER_MS: u64 = 10_000;
+const ANSWER_MS: u64 = 10_000;
 
 pub(super) struct Pending {
     pub term: u64,
@@ -56,9 +56,18 @@ impl Core {
             }
             return;
         }
-        let (term, deadline_ms) = (self.raw.raft.term, self.now_ms + ANSWER_MS);
         for (index, (id, command)) in (before + 1..).zip(waiting) {
-            self.pending.insert(index, Pending { term, id, deadline_ms, command });
+            self.wait_for(index, id, command);
+        }
+    }
+
+    /// The client gets its answer when the entry at this index is applied.
+    pub(super) fn wait_for(&mut self, index: u64, id: u64, command: Option<Command>) {
+        let (term, deadline_ms) = (self.raw.raft.term, self.now_ms + ANSWER_MS);
+        let replaced = self.pending.insert(index, Pending { term, id, deadline_ms, command });
+        // It waits since an earlier term of this leader. Whatever was committed is in a leader's log, and that is not.
+        if let Some(Pending { id, .. }) = replaced {
+            self.answer(id, Err(Refusal::NotLeader(self.settings.id)));
         }
     }
 

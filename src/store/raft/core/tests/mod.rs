@@ -195,6 +195,27 @@ fn a_leader_that_nobody_hears_answers_nothing_and_another_takes_over() {
 }
 
 #[test]
+fn reproduce_a_client_whose_place_in_the_log_was_given_away_twice_is_never_answered() {
+    let mut group = Group::of(&[1, 2, 3]);
+    group.run(500);
+    let old = group.leader();
+    group.silent.insert(old);
+    (1..=4).for_each(|id| group.tell(old, Event::Propose { id, command: put("k", "lost") }));
+    group.run(500);
+    group.silent.clear();
+    group.run(100);
+    // The lead comes back to it while the places of the last ones are still free.
+    while group.leader() != old {
+        let leader = group.leader();
+        group.tell(leader, Event::HandOver);
+    }
+    (11..=16).for_each(|id| group.commit(id, "k", "won"));
+    for id in 1..=4 {
+        assert_eq!(group.answers.get(&id), Some(&Err(Refusal::NotLeader(old))), "write {id}");
+    }
+}
+
+#[test]
 fn a_new_replica_gets_a_snapshot_and_then_a_vote() {
     let mut group = Group::of(&[1]);
     (0..200).for_each(|n| group.commit(n, &format!("k{}", n % 10), "v"));
