@@ -65,7 +65,8 @@ fn torture(rounds: usize) {
     let mut group = Group::start();
     let history = Arc::new(History::default());
     let over = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let clients = runtime.block_on(async {
         let mut clients = Vec::new();
         for replica in &group.replicas {

@@ -101,7 +101,8 @@ impl Group {
             .env("KUBECONFIG", self.replicas[0].kubeconfig())
             .output()
             .expect("run hanse");
-        let printed: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let printed: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         printed["token"].as_str().expect("a token").to_owned()
     }
 
