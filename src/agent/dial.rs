@@ -22,7 +22,8 @@ use tonic::transport::{Channel, Endpoint};
 use super::identity::Identity;
 use crate::model::{Digest, Timestamp};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Short, because another replica may answer where one does not.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 

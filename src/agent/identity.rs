@@ -71,6 +71,9 @@ pub struct Identity {
     /// When it was signed, by the hub's clock, as is `not_after`.
     pub not_before: Timestamp,
     pub not_after: Timestamp,
+    /// Where the hub's replicas can be reached, as it said last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
 }
 
 impl Identity {
@@ -84,6 +87,7 @@ impl Identity {
             serving_authorities: granted.serving_authorities.into_iter().map(Der).collect(),
             not_before: granted.not_before,
             not_after: granted.not_after,
+            urls: granted.urls,
         }
     }
 
@@ -232,6 +236,7 @@ mod tests {
             serving_authorities: vec![Der(Bytes::from_static(b"ca"))],
             not_before: Timestamp::from_seconds(1_000),
             not_after: Timestamp::from_seconds(4_000),
+            urls: vec!["https://hub:6460".into()],
         };
         Stored { identity: Some(identity), next_key: Some(Key::generate().expect("key")), token: "t".into() }
     }

@@ -189,7 +189,10 @@ pub async fn renew(url: &str, keep: &dyn Keep) -> Result<Identity, Error> {
     let mut client = client(url, &Trust::Authorities(authorities)).await?;
     let answer = tokio::time::timeout(CALL_TIMEOUT, client.renew(proto::RenewRequest::from(&call))).await;
     let granted = answered(answer)?.identity.ok_or(Invalid::Missing("identity"))?;
-    let identity = Identity::new(key, granted.try_into()?);
+    let mut identity = Identity::new(key, granted.try_into()?);
+    if identity.urls.is_empty() {
+        identity.urls.clone_from(&old.urls);
+    }
     if identity.cluster != old.cluster || identity.hub != old.hub {
         return Err(Error::Refused("the renewed certificate is another cluster's".into()));
     }

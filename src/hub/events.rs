@@ -7,30 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+pub use crate::model::{About, Note};
+
 use super::keys;
 use crate::{
     kinds::EVENT,
-    model::{Digest, GroupVersionKind, ObjectName, Timestamp, Uid},
+    model::{Digest, Timestamp, Uid},
     store::{Entry, Key, Operation, object},
 };
-
-/// One thing that happened, before it is an Event object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Note {
-    pub about: About,
-    pub warning: bool,
-    /// A stable CamelCase word: `Placed`, `Unplaced`, `ClusterSilent`.
-    pub reason: &'static str,
-    pub message: String,
-}
-
-/// The object that an event is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct About {
-    pub gvk: GroupVersionKind,
-    pub name: ObjectName,
-    pub uid: Uid,
-}
 
 /// Events of one object; the oldest gives way.
 pub const PER_OBJECT_MAX: usize = 32;
@@ -195,6 +179,7 @@ fn shortened(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{GroupVersionKind, ObjectName};
 
     fn note(reason: &'static str, message: &str) -> Note {
         let about = About {
@@ -202,7 +187,7 @@ mod tests {
             name: ObjectName::new("default", "web"),
             uid: "app".into(),
         };
-        Note { about, warning: false, reason, message: message.into() }
+        Note { about, warning: false, reason: reason.into(), message: message.into() }
     }
 
     fn at(seconds: i64) -> Timestamp {

@@ -2,11 +2,13 @@
 //!
 //! [`Hub::start`] is the one place where its parts are put together.
 
+mod addresses;
 pub mod agents;
 pub mod api;
 pub mod auth;
 pub mod config;
 pub mod control;
+pub mod desk;
 pub mod events;
 pub mod feed;
 mod identity;
@@ -32,12 +34,7 @@ use std::{
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    signal::unix::SignalKind,
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, Storage};
@@ -46,6 +43,7 @@ use self::{
     api::{Api, ports::Overlay},
     auth::{Audit, Tokens},
     control::Beats,
+    desk::{Post, Reception},
     join::Joining,
     listen::{Services, Tls},
     peers::members::Waits,
@@ -55,9 +53,14 @@ use self::{
 use crate::{
     flow, kinds,
     model::{GroupVersionKind, ObjectName, Timestamp, Uid},
-    store::{self, Store, raft::Leadership},
+    store::{
+        self, Store,
+        raft::{Leadership, ReplicaId},
+    },
 };
 
+/// The number of the only replica that a store in memory has.
+const ALONE: ReplicaId = 1;
 /// How long a start waits for a leader, before it goes on without one.
 const SETTLING: Duration = Duration::from_secs(5);
 const SETTLING_RETRY: Duration = Duration::from_millis(100);
@@ -87,9 +90,13 @@ impl Hub {
         let url = config.url(address)?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let reception = Reception::default();
         let replica = match config.storage {
             Storage::Memory => None,
-            Storage::Durable => Some(Arc::new(replica::start(&config, &url, now, &mut tasks, &stop).await?)),
+            Storage::Durable => {
+                let started = replica::start(&config, &url, now, &reception, &mut tasks, &stop);
+                Some(Arc::new(started.await?))
+            }
         };
         let (store, uid, pki): (Arc<dyn Store>, _, _) = match &replica {
             Some(running) => (running.replica.clone(), running.hub.clone(), running.pki.clone()),
@@ -108,10 +115,28 @@ impl Hub {
 
         let slices = Slices::new();
         tasks.spawn(named("slices", slices::run(store.clone(), slices.clone(), stop.clone())));
-        let (handle, inputs) = control::channel();
+        // A store without replicas has nobody else to lead.
+        let alone = || watch::channel(Leadership { term: 1, leader: Some(ALONE), here: true }).1;
+        let leadership = replica.as_ref().map_or_else(alone, |running| running.replica.leadership());
         let settings = control::Settings { grace_ms: config.grace.as_millis() as u64, ..Default::default() };
-        let leadership = replica.as_ref().map(|running| running.replica.leadership());
-        tasks.spawn(named("control", decide(store.clone(), settings, inputs, leadership, stop.clone())));
+        let leading = control::run(store.clone(), settings, leadership.clone(), reception.clone(), stop.clone());
+        tasks.spawn(named("control", leading));
+        let beats = Beats::default();
+        let (post, ends, rulings) = desk::post::post();
+        let posting = desk::post::Config {
+            replica: replica.as_ref().map_or(ALONE, |running| running.replica.id()),
+            leadership,
+            reception,
+            doors: replica.as_ref().map(|running| running.doors()),
+            beats: beats.clone(),
+            stop: stop.clone(),
+        };
+        tasks.spawn(async move {
+            desk::post::run(posting, ends).await;
+            Ok(())
+        });
+        let (addresses, urls) = watch::channel(vec![url.clone()]);
+        tasks.spawn(named("addresses", addresses::follow(store.clone(), addresses, stop.clone())));
         tasks.spawn(renew_certificate(pki.clone(), tls.clone(), names, stop.clone()));
 
         let audit = Audit::open(&config.dir.join("audit.log")).context("cannot open the audit log")?;
@@ -122,7 +147,7 @@ impl Hub {
             audit: audit.clone(),
             views: [(kinds::WORK.gvk.clone(), Arc::new(slices.clone()) as _)].into(),
             group: replica.as_ref().map(|running| running.view.clone() as _),
-            overlays: overlays(&handle.beats, replica.as_deref()),
+            overlays: overlays(&beats, replica.as_deref()),
             admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit::admit as _)].into(),
             address: url.trim_start_matches("https://").to_owned(),
             stop: stop.clone(),
@@ -132,24 +157,26 @@ impl Hub {
             resume_key: identity::resume_key(&config.dir.join("pki/resume.key"))?,
             store: store.clone(),
             slices,
-            control: handle.clone(),
+            post: post.clone(),
+            urls: urls.clone(),
             stop: stop.clone(),
         });
         let following = agents.clone();
-        tasks.spawn(named("agents", async move { following.run().await }));
+        tasks.spawn(named("agents", async move { following.run(rulings).await }));
         let joining = Joining::service(join::Config {
             hub: uid.clone(),
             store: store.clone(),
             pki: pki.clone(),
             tls: tls.clone(),
             agents: agents.clone(),
-            notes: handle.notes.clone(),
+            post: post.clone(),
+            urls,
             certificate_lifetime: config.agent_certificate_lifetime,
             audit: audit_of_joins(audit.clone(), &kinds::CLUSTER),
         });
         if let Some(running) = &replica {
             let audit = audit_of_joins(audit, &kinds::REPLICA);
-            running.tend(&config.dir, audit, tell_of_waits(handle.notes), &mut tasks, &stop);
+            running.tend(&config.dir, audit, tell_of_waits(post), &mut tasks, &stop);
         }
         let routes = tonic::service::Routes::new(agents.service()).add_service(joining).prepare();
         let services = Services { rest: api.router(), agents: routes.into_axum_router() };
@@ -234,41 +261,6 @@ async fn settle(store: Arc<dyn Store>, replica: Option<Arc<replica::Running>>) -
     }
 }
 
-/// Decides while this replica leads; a store without replicas has no other.
-async fn decide(
-    store: Arc<dyn Store>,
-    settings: control::Settings,
-    mut inputs: control::Inputs,
-    leadership: Option<watch::Receiver<Leadership>>,
-    stop: CancellationToken,
-) -> Result<(), store::Error> {
-    let Some(mut leadership) = leadership else { return control::run(store, settings, &mut inputs, stop).await };
-    let closed = |_| store::Error::Closed("its replica has stopped".into());
-    while !stop.is_cancelled() {
-        let leads = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            leads = leadership.wait_for(|now| now.here) => leads.map(|_| ()),
-            () = inputs.ignore() => continue,
-        };
-        leads.map_err(closed)?;
-        let lost = stop.child_token();
-        let deciding = control::run(store.clone(), settings.clone(), &mut inputs, lost.clone());
-        let leading = async {
-            let over = leadership.wait_for(|now| !now.here).await.map(drop);
-            lost.cancel();
-            over
-        };
-        let (decided, over) = tokio::join!(deciding, leading);
-        over.map_err(closed)?;
-        match decided {
-            // It was no longer the leader when it wrote.
-            Ok(()) | Err(store::Error::Unavailable(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 fn overlays(beats: &Beats, replica: Option<&replica::Running>) -> BTreeMap<GroupVersionKind, Arc<dyn Overlay>> {
     let mut overlays: BTreeMap<_, Arc<dyn Overlay>> = BTreeMap::new();
     overlays.insert(kinds::CLUSTER.gvk.clone(), Arc::new(beats.clone()));
@@ -279,12 +271,12 @@ fn overlays(beats: &Beats, replica: Option<&replica::Running>) -> BTreeMap<Group
 }
 
 /// A removal of a replica that has to wait, as an Event.
-fn tell_of_waits(notes: mpsc::Sender<events::Note>) -> impl FnMut(&Waits) + Send {
+fn tell_of_waits(post: Post) -> impl FnMut(&Waits) + Send {
     move |waits| {
         let name = ObjectName::new("", &waits.replica.to_string());
         let about = events::About { gvk: kinds::REPLICA.gvk.clone(), name, uid: waits.uid.clone() };
         let message = format!("it cannot be removed yet: {}", waits.why);
-        let _ = notes.try_send(events::Note { about, warning: true, reason: "RemovalWaits", message });
+        post.note(events::Note { about, warning: true, reason: "RemovalWaits".into(), message });
     }
 }
 

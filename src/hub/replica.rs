@@ -12,7 +12,9 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, identity, join,
+    Config,
+    desk::{Doors, Reception},
+    identity, join,
     peers::{
         Local, Network,
         joining::{self, Addresses, Joining},
@@ -53,6 +55,7 @@ pub async fn start(
     config: &Config,
     url: &str,
     now: Timestamp,
+    reception: &Reception,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Running> {
@@ -98,7 +101,7 @@ pub async fn start(
     let local: Arc<dyn Local> = replica.clone();
     network.attach(Arc::downgrade(&local));
     network.know(&belonging.members);
-    let serving = service::serve(listener, network.clone(), tls.clone(), stop.clone());
+    let serving = service::serve(listener, network.clone(), tls.clone(), reception.clone(), stop.clone());
     tasks.spawn(async move {
         serving.await;
         Ok(())
@@ -137,6 +140,11 @@ impl Running {
             ended.run_until_cancelled(following).await.unwrap_or(Ok(()))
         });
         tasks.spawn(members::lead(self.replica.clone(), waits, stop.clone()));
+    }
+
+    /// The way to the other replicas.
+    pub fn doors(&self) -> Arc<dyn Doors> {
+        self.network.clone()
     }
 
     /// Says in the store where this replica is.

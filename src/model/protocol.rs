@@ -99,13 +99,15 @@ pub struct Welcome {
     /// The hub's clock, to tell a skewed member clock in words.
     pub hub_time: Timestamp,
     pub beat_interval_ms: u64,
+    /// Where the hub's replicas can be reached; empty where it does not say.
+    pub urls: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Refuse {
     /// Stable: `Revoked`, `NotAccepted`, `ProtocolTooOld`, `ProtocolTooNew`, `IdentityFrozen`, `WrongCluster`,
-    /// `Superseded`, `StoreWentBack`, `PermissionDenied`, `Invalid`, `Silent`, `Stopping`.
+    /// `Superseded`, `StoreWentBack`, `PermissionDenied`, `Invalid`, `Silent`, `Stopping`, `Unavailable`.
     pub reason: String,
     pub message: String,
     /// Whether trying again can help.

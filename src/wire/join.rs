@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Invalid, limits,
-    parts::{bounded, list, message, text, time, uid, word},
+    parts::{bounded, list, message, text, time, uid, urls, word},
     proto,
 };
 use crate::model::{Timestamp, Uid};
@@ -44,6 +44,8 @@ pub struct Identity {
     /// By the hub's clock, as is `not_after`.
     pub not_before: Timestamp,
     pub not_after: Timestamp,
+    /// Where the hub's replicas can be reached; empty where it does not say.
+    pub urls: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,7 @@ impl From<&Identity> for proto::Identity {
             serving_authorities: identity.serving_authorities.clone(),
             not_before_ms: identity.not_before.millis(),
             not_after_ms: identity.not_after.millis(),
+            urls: identity.urls.clone(),
         }
     }
 }
@@ -133,6 +136,7 @@ impl TryFrom<proto::Identity> for Identity {
             })?,
             not_before: time("not before", identity.not_before_ms)?,
             not_after: time("not after", identity.not_after_ms)?,
+            urls: urls(identity.urls)?,
         })
     }
 }

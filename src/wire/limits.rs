@@ -24,6 +24,12 @@ pub const RESOURCES_MAX: usize = 64;
 pub const LABELS_MAX: usize = 256;
 pub const TAINTS_MAX: usize = 64;
 pub const AUTHORITIES_MAX: usize = 16;
+/// Addresses of a hub: its replicas, and a name or two in front of them.
+pub const URLS_MAX: usize = 16;
+/// Agents' streams of one replica.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Signs of life in one message between replicas.
+pub const BEATS_MAX: usize = 20_000;
 
 /// Kubernetes' bound on names.
 pub const NAME_BYTES_MAX: usize = 253;

@@ -6,6 +6,7 @@
 
 use crate::model::Digest;
 
+mod desk;
 mod join;
 pub mod limits;
 mod parts;
@@ -14,6 +15,7 @@ mod tests;
 mod to_agent;
 mod to_hub;
 
+pub use desk::{Fact, FromDesk, Ruling, ToDesk};
 pub use join::{Identity, JoinAnswer, JoinCall, RenewCall};
 
 /// Generated code.

@@ -39,6 +39,11 @@ pub fn features(features: Vec<String>) -> Result<Vec<String>, Invalid> {
     list("features", limits::FEATURES_MAX, features, |feature| word("feature", feature))
 }
 
+/// Addresses of a hub, which the receiver parses before it dials them.
+pub fn urls(urls: Vec<String>) -> Result<Vec<String>, Invalid> {
+    list("urls", limits::URLS_MAX, urls, |url| text("url", limits::TEXT_BYTES_MAX, url))
+}
+
 pub fn uid(field: &'static str, uid: String) -> Result<Uid, Invalid> {
     optional_uid(field, uid)?.ok_or(Invalid::Missing(field))
 }

@@ -181,6 +181,7 @@ fn to_hub() -> impl Strategy<Value = ToHub> {
 fn to_agent() -> impl Strategy<Value = ToAgent> {
     let welcome = (any::<u32>(), vec(name(), 0..3), uid(), uid(), uid(), name(), 0..1i64 << 40, any::<u64>()).prop_map(
         |(protocol, features, hub, incarnation, cluster, cluster_name, millis, beat_interval_ms)| Welcome {
+            urls: vec!["https://one:1".into(), "https://two:2".into()],
             protocol,
             features,
             hub,
@@ -394,6 +395,7 @@ fn joining_arrives_whole() {
         serving_authorities: vec![Bytes::from_static(b"ca")],
         not_before: at,
         not_after: at,
+        urls: vec!["https://one:1".into(), "https://two:2".into()],
     };
     let pending = JoinAnswer::Pending { cluster: "eu".into(), message: "waits".into(), retry_after_ms: 5 };
     for answer in [JoinAnswer::Identity(identity), pending] {

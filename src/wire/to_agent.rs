@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     Invalid, limits,
     parts::{
-        digest, digest_bytes, features, list, message, object_name, object_ref, optional_uid, text, time, uid, word,
+        digest, digest_bytes, features, list, message, object_name, object_ref, optional_uid, text, time, uid, urls,
+        word,
     },
     proto,
 };
@@ -97,6 +98,7 @@ impl From<&Welcome> for proto::Welcome {
             cluster_name: welcome.cluster_name.clone(),
             hub_time_ms: welcome.hub_time.millis(),
             beat_interval_ms: welcome.beat_interval_ms,
+            urls: welcome.urls.clone(),
         }
     }
 }
@@ -114,6 +116,7 @@ impl TryFrom<proto::Welcome> for Welcome {
             cluster_name: word("cluster name", welcome.cluster_name)?,
             hub_time: time("hub time", welcome.hub_time_ms)?,
             beat_interval_ms: welcome.beat_interval_ms,
+            urls: urls(welcome.urls)?,
         })
     }
 }

@@ -8,6 +8,8 @@ use crate::model::{Now, Timestamp};
 const WAIT_MS_MIN: u64 = 500;
 const WAIT_MS_MAX: u64 = 30_000;
 /// After a no that asking again does not help; a person may change the hub's mind.
+/// Before another address is tried: enough that the agents of a replica that is gone do not all come in one moment.
+const HOP_MS: u64 = 1_000;
 const REFUSED_WAIT_MS: u64 = 300_000;
 /// A stream that stood for as long was a good one: the next pause starts small again.
 const GOOD_MS: u64 = 10_000;
@@ -59,6 +61,7 @@ pub struct Course {
     /// Hub's clock minus ours, milliseconds.
     skew_ms: i64,
     address: usize,
+    addresses: usize,
     failures: u32,
     /// Not before then: a renewal that failed.
     renew_not_before_ms: u64,
@@ -81,6 +84,7 @@ impl Course {
             validity,
             skew_ms: 0,
             address: 0,
+            addresses: 1,
             failures: 0,
             renew_not_before_ms: 0,
             random: seed | 1,
@@ -121,6 +125,11 @@ impl Course {
                 None
             }
         }
+    }
+
+    /// How many addresses the hub has.
+    pub fn learn_addresses(&mut self, addresses: usize) {
+        self.addresses = addresses;
     }
 
     /// Monotonic milliseconds of the next [`Event::Tick`]; `None` while an answer is awaited.
@@ -186,9 +195,16 @@ impl Course {
         }
     }
 
-    /// Doubling pauses, each anywhere between half and one and a half of its length.
+    /// Until every address has failed the next is tried almost at once; then pauses double, each anywhere between half and
+    /// one and a half of its length.
     fn wait(&mut self, now: Now, max_ms: u64) {
-        let base = WAIT_MS_MIN.saturating_mul(1 << self.failures.min(16)).min(max_ms);
+        let others = u32::try_from(self.addresses).unwrap_or(u32::MAX).saturating_sub(1);
+        let Some(rounds) = self.failures.checked_sub(others) else {
+            self.failures += 1;
+            let until_ms = now.monotonic_ms + self.dice(HOP_MS);
+            return self.state = State::Waiting { until_ms };
+        };
+        let base = WAIT_MS_MIN.saturating_mul(1 << rounds.min(16)).min(max_ms);
         self.failures = self.failures.saturating_add(1);
         self.state = State::Waiting { until_ms: now.monotonic_ms + base / 2 + self.dice(base) };
     }
@@ -246,6 +262,26 @@ mod tests {
         let later = Now { monotonic_ms: now_ms + GOOD_MS, ..at(1) };
         course.step(later, Event::Ended(Ended::Lost));
         assert!(course.wake_at(later).expect("waits") - later.monotonic_ms < 2 * WAIT_MS_MIN);
+    }
+
+    #[test]
+    fn another_replica_is_tried_almost_at_once_until_all_have_failed() {
+        let mut course = course();
+        course.learn_addresses(3);
+        open(&mut course, at(0));
+        let mut now_ms = GOOD_MS;
+        let mut pauses = Vec::new();
+        for expected in 1..8 {
+            let now = Now { monotonic_ms: now_ms, ..at(1) };
+            course.step(now, Event::Ended(Ended::Lost));
+            let next = course.wake_at(now).expect("waits");
+            pauses.push(next - now_ms);
+            now_ms = next;
+            let now = Now { monotonic_ms: now_ms, ..at(1) };
+            assert_eq!(course.step(now, Event::Tick), Some(Action::Connect(expected)));
+        }
+        assert!(pauses[..2].iter().all(|pause| *pause < HOP_MS), "{pauses:?}");
+        assert!(pauses[6] >= 4 * WAIT_MS_MIN, "nobody answers, so there is no hurry: {pauses:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns: connecting, the Hello's way out and messages' way in, renewal in time. What to do next is decided by
 //! [`course::Course`]; this is the shell around it. Must never: touch the member, or stop trying.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::Instant};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{
-        Now, Timestamp,
+        Digest, Now, Timestamp,
         protocol::{ToAgent, ToHub},
     },
     wire::{
@@ -41,7 +41,7 @@ const SKEW_SECONDS_MAX: i64 = 60;
 
 #[derive(Clone)]
 pub struct Config {
-    /// `https://HOST:PORT`; another is tried after each failure.
+    /// `https://HOST:PORT`, tried besides those that the hub itself says; another one after each failure.
     pub urls: Vec<String>,
     /// Where `identity` is from; renewed ones are put there.
     pub keep: Arc<dyn Keep>,
@@ -64,7 +64,9 @@ async fn run(config: Config, identity: Identity, events: mpsc::Sender<LinkEvent>
         monotonic_ms: started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
     };
     let course = Course::start(now(), validity(&identity), config.seed);
-    let mut link = Shell { config, identity, events, course, stream: None };
+    let urls = addresses(&identity.urls, &config.urls, config.seed);
+    let mut link = Shell { config, identity, urls, events, course, stream: None };
+    link.course.learn_addresses(link.urls.len());
     loop {
         let wake_at = link.course.wake_at(now());
         let sleep = tokio::time::sleep_until(started + Duration::from_millis(wake_at.unwrap_or_default()));
@@ -84,6 +86,18 @@ async fn run(config: Config, identity: Identity, events: mpsc::Sender<LinkEvent>
     }
 }
 
+/// What the hub says first, each agent in an order of its own, so that those of a replica that is gone spread over all
+/// others; then what the agent was started with, which may be reachable where those are not.
+fn addresses(said: &[String], given: &[String], seed: u64) -> Vec<String> {
+    let plain = |url: &String| url.trim_end_matches('/').to_owned();
+    let mut urls: Vec<String> = said.iter().map(plain).collect();
+    urls.sort_by_key(|url| Digest::of(format!("{seed} {url}").as_bytes()));
+    urls.extend(given.iter().map(plain));
+    let mut seen = BTreeSet::new();
+    urls.retain(|url| seen.insert(url.clone()));
+    urls
+}
+
 fn validity(identity: &Identity) -> Validity {
     Validity { renew_at: identity.renew_at(), not_after: identity.not_after }
 }
@@ -101,6 +115,8 @@ async fn next(stream: &mut Option<Inbound>) -> Option<Result<proto::ToAgent, ton
 struct Shell {
     config: Config,
     identity: Identity,
+    /// In the order in which they are tried.
+    urls: Vec<String>,
     events: mpsc::Sender<LinkEvent>,
     course: Course,
     stream: Option<Inbound>,
@@ -147,8 +163,29 @@ impl Shell {
     }
 
     fn url(&self, address: usize) -> String {
-        let urls = &self.config.urls;
+        let urls = &self.urls;
         urls.get(address % urls.len().max(1)).cloned().unwrap_or_default()
+    }
+
+    /// Where the hub can be reached is kept beside the identity: the address the agent was started with may be the one
+    /// that is gone next time.
+    fn learn(&mut self, urls: &[String]) {
+        if urls.is_empty() || urls == self.identity.urls {
+            return;
+        }
+        info!(?urls, "the hub's replicas");
+        self.identity.urls = urls.to_vec();
+        self.urls = addresses(urls, &self.config.urls, self.config.seed);
+        self.course.learn_addresses(self.urls.len());
+        let kept = self.config.keep.load().and_then(|stored| {
+            let Some(mut stored) = stored else { return Ok(()) };
+            let Some(identity) = &mut stored.identity else { return Ok(()) };
+            identity.urls = urls.to_vec();
+            self.config.keep.save(&stored)
+        });
+        if let Err(error) = kept {
+            warn!(error = dial::chain(&error), "where the hub's replicas are could not be kept");
+        }
     }
 
     async fn connect(&self, url: &str) -> Result<(mpsc::Sender<ToHub>, Inbound), (String, Ended)> {
@@ -188,6 +225,7 @@ impl Shell {
                     let (hub, here) = (welcome.hub_time, Timestamp(jiff::Timestamp::now()));
                     warn!(%hub, %here, "this machine's clock and the hub's differ by {} s; certificates go by the hub's", skew.abs());
                 }
+                self.learn(&welcome.urls);
                 Some(Event::HubTime(welcome.hub_time))
             }
             ToAgent::Refuse(refuse) => {

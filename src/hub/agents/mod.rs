@@ -7,18 +7,20 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
-    claims::{Claim, Claims, SessionId, Verdict},
-    roster::{FROZEN, Member, Roster},
+    roster::{Member, Roster},
     stream::{Mail, Stream},
 };
 use super::{
-    control,
+    desk::{Post, outpost},
     feed::{self, Feed},
     keys,
     listen::{AgentPeer, Peer},
@@ -29,7 +31,7 @@ use crate::{
     model::{Now, Timestamp, Uid, protocol::Refuse},
     store::{self, Compare, Entry, Key, List, Operation, Outcome, Revision, Store, Transaction, object},
     wire::{
-        limits,
+        Ruling, limits,
         proto::{self, agents_server::AgentsServer},
     },
 };
@@ -41,9 +43,10 @@ pub mod roster;
 pub mod session;
 mod stream;
 
-/// How often contests are looked at.
-const CONTEST_TICK: Duration = Duration::from_secs(1);
 const ATTEMPTS_MAX: usize = 8;
+/// How long an agent waits for this replica to be as far as the others are; then it may find another one faster.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+const CATCH_UP_POLL: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]
 pub struct Config {
@@ -52,7 +55,10 @@ pub struct Config {
     pub resume_key: Arc<[u8]>,
     pub store: Arc<dyn Store>,
     pub slices: Slices,
-    pub control: control::Handle,
+    /// To the leader.
+    pub post: Post,
+    /// Where agents may connect: every replica.
+    pub urls: watch::Receiver<Vec<String>>,
     /// Ends all streams.
     pub stop: CancellationToken,
 }
@@ -64,16 +70,15 @@ pub struct Agents(Arc<Shared>);
 struct Shared {
     config: Config,
     started: Instant,
-    desk: Mutex<Desk>,
+    board: Mutex<Board>,
 }
 
 /// Everything that sessions share. Held for moments, never across an await.
 #[derive(Default)]
-struct Desk {
+struct Board {
     roster: Roster,
-    claims: Claims,
-    sessions: BTreeMap<SessionId, Listed>,
-    last_session: SessionId,
+    sessions: BTreeMap<u64, Listed>,
+    last_session: u64,
 }
 
 struct Listed {
@@ -83,19 +88,26 @@ struct Listed {
 
 impl Agents {
     pub fn new(config: Config) -> Self {
-        Self(Arc::new(Shared { config, started: Instant::now(), desk: Mutex::default() }))
+        // Counted from the time, so that a number of an earlier life of this replica does not come again.
+        let last_session = u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or_default();
+        let board = Board { last_session, ..Board::default() };
+        Self(Arc::new(Shared { config, started: Instant::now(), board: Mutex::new(board) }))
     }
 
-    /// Follows the stored Clusters until the store is closed or the hub stops. Without it nobody is admitted.
-    pub async fn run(&self) -> Result<(), store::Error> {
+    /// Follows the stored Clusters and passes on what the leader rules, until the store is closed or the hub stops. Without
+    /// it nobody is admitted.
+    pub async fn run(&self, mut rulings: mpsc::UnboundedReceiver<(u64, Ruling)>) -> Result<(), store::Error> {
         let mut clusters = feed::follow(self.0.config.store.clone(), "/hanse/hub.hanse.dev/clusters/");
-        let mut ticks = tokio::time::interval(CONTEST_TICK);
+        let mut cut_off = self.0.config.post.cut_off();
         loop {
             tokio::select! {
                 () = self.0.config.stop.cancelled() => return Ok(()),
-                _ = ticks.tick() => {
-                    let verdicts = self.0.desk.lock().claims.tick(self.now().monotonic_ms);
-                    self.tell(verdicts);
+                Some((session, ruling)) = rulings.recv() => self.rule(session, ruling),
+                Ok(()) = cut_off.changed() => {
+                    if *cut_off.borrow_and_update() {
+                        warn!("no leader is heard of here: agents are asked to try another replica");
+                        self.send_away();
+                    }
                 }
                 feed = clusters.next() => match feed {
                     Some(feed) => self.follow(&feed?),
@@ -113,7 +125,7 @@ impl Agents {
 
     /// The stored Cluster of this uid, read from the store where the roster lags behind it.
     pub async fn cluster(&self, cluster: &Uid) -> Result<Option<Entry>, store::Error> {
-        let known = self.0.desk.lock().roster.get(cluster).map(|(_, member)| member.name.clone());
+        let known = self.0.board.lock().roster.get(cluster).map(|(_, member)| member.name.clone());
         let store = &self.0.config.store;
         let is_it = |entry: &Entry| roster::read(entry).is_some_and(|member| member.uid == *cluster);
         if let Some(name) = known
@@ -128,7 +140,7 @@ impl Agents {
 
     /// Names of clusters whose `kube-system` namespace has this uid, as far as the roster knows.
     pub fn named_by_system_uid(&self, system_uid: &str) -> Vec<String> {
-        self.0.desk.lock().roster.named_by_system_uid(system_uid)
+        self.0.board.lock().roster.named_by_system_uid(system_uid)
     }
 
     fn now(&self) -> Now {
@@ -138,10 +150,10 @@ impl Agents {
 
     /// Sessions hear of their cluster's change at once: revocation ends open streams.
     fn follow(&self, feed: &Feed) {
-        let mut desk = self.0.desk.lock();
-        for cluster in desk.roster.apply(feed) {
-            let member = desk.roster.get(&cluster);
-            for listed in desk.sessions.values().filter(|listed| listed.cluster == cluster) {
+        let mut board = self.0.board.lock();
+        for cluster in board.roster.apply(feed) {
+            let member = board.roster.get(&cluster);
+            for listed in board.sessions.values().filter(|listed| listed.cluster == cluster) {
                 let _ = listed.mailbox.send(Mail::Member(member.clone()));
             }
         }
@@ -149,7 +161,7 @@ impl Agents {
 
     /// Who the certificate says it is, as the store has it.
     async fn member(&self, peer: &AgentPeer) -> Result<(Revision, Arc<Member>), Refuse> {
-        let known = self.0.desk.lock().roster.get(&peer.cluster);
+        let known = self.0.board.lock().roster.get(&peer.cluster);
         if let Some((revision, member)) = known
             && member.admits(&peer.key_fingerprint).is_ok()
         {
@@ -164,87 +176,72 @@ impl Agents {
             Ok(None) => Err(roster::unknown(&peer.cluster)),
             Err(error) => {
                 error!(%error, "the store cannot be read");
-                Err(Refuse {
-                    reason: "Unavailable".into(),
-                    message: "the hub cannot use its store".into(),
-                    retry: true,
-                })
+                Err(refuse("Unavailable", "the hub cannot use its store"))
             }
         }
     }
 
-    fn enter(&self, cluster: &Uid, mailbox: mpsc::UnboundedSender<Mail>) -> SessionId {
-        let mut desk = self.0.desk.lock();
-        desk.last_session += 1;
-        let id = desk.last_session;
-        desk.sessions.insert(id, Listed { cluster: cluster.clone(), mailbox });
+    fn enter(&self, cluster: &Uid, mailbox: mpsc::UnboundedSender<Mail>) -> u64 {
+        let mut board = self.0.board.lock();
+        board.last_session += 1;
+        let id = board.last_session;
+        board.sessions.insert(id, Listed { cluster: cluster.clone(), mailbox });
         id
     }
 
-    fn claim(&self, cluster: &Uid, claim: Claim) {
-        let verdicts = self.0.desk.lock().claims.claim(self.now().monotonic_ms, cluster, claim);
-        self.tell(verdicts);
+    async fn leave(&self, session: u64) {
+        self.0.board.lock().sessions.remove(&session);
+        self.0.config.post.send(outpost::Event::Left { session }).await;
     }
 
-    fn heard(&self, cluster: &Uid, session: SessionId) {
-        let verdicts = self.0.desk.lock().claims.heard(self.now().monotonic_ms, cluster, session);
-        self.tell(verdicts);
-    }
-
-    fn leave(&self, cluster: &Uid, session: SessionId) {
-        let mut desk = self.0.desk.lock();
-        desk.sessions.remove(&session);
-        let verdicts = desk.claims.closed(cluster, session);
-        drop(desk);
-        self.tell(verdicts);
-    }
-
-    fn tell(&self, verdicts: Vec<Verdict>) {
-        for verdict in verdicts {
-            match verdict {
-                Verdict::Admitted(session) => self.mail(session, Mail::Admitted),
-                Verdict::Superseded(session) => {
-                    let message = "another stream of the same agent acts instead".into();
-                    let refuse = Refuse { reason: "Superseded".into(), message, retry: true };
-                    self.mail(session, Mail::Refused(refuse));
-                }
-                Verdict::Frozen { holder, challenger } => {
-                    let cluster = self.0.desk.lock().sessions.get(&holder).map(|listed| listed.cluster.clone());
-                    let message =
-                        "two agents used this identity at once; a person decides which one goes on".to_owned();
-                    for session in [holder, challenger] {
-                        let refuse = Refuse { reason: "IdentityFrozen".into(), message: message.clone(), retry: true };
-                        self.mail(session, Mail::Refused(refuse));
-                    }
-                    if let Some(cluster) = cluster {
-                        warn!(%cluster, "two holders of one identity: frozen");
-                        let agents = self.clone();
-                        tokio::spawn(async move { agents.freeze(&cluster, message).await });
-                    }
-                }
+    fn rule(&self, session: u64, ruling: Ruling) {
+        let (reason, message) = match ruling {
+            Ruling::Granted => return self.mail(session, Mail::Admitted),
+            Ruling::Superseded => ("Superseded", "another stream of the same agent acts instead"),
+            Ruling::Frozen => {
+                let message = "two agents used this identity at once; a person decides which one goes on";
+                warn!(session, "two holders of one identity: frozen");
+                ("IdentityFrozen", message)
             }
+        };
+        self.mail(session, Mail::Refused(refuse(reason, message)));
+    }
+
+    /// When the works here are as the store is now: what an agent is sent is never older than what another replica has
+    /// sent it before.
+    async fn caught_up(&self) -> Mail {
+        let config = &self.0.config;
+        let reached = async {
+            let revision = loop {
+                match config.store.revision().await {
+                    Ok(revision) => break revision,
+                    Err(error) => debug!(%error, "an agent waits for the store"),
+                }
+                tokio::time::sleep(CATCH_UP_POLL).await;
+            };
+            while config.slices.revision() < revision {
+                tokio::time::sleep(CATCH_UP_POLL).await;
+            }
+            revision
+        };
+        match tokio::time::timeout(CATCH_UP_TIMEOUT, reached).await {
+            Ok(revision) => Mail::CaughtUp(revision),
+            Err(_) => Mail::Refused(refuse("Unavailable", "this replica of the hub is behind; try another")),
         }
     }
 
-    fn mail(&self, session: SessionId, mail: Mail) {
-        if let Some(listed) = self.0.desk.lock().sessions.get(&session) {
+    fn mail(&self, session: u64, mail: Mail) {
+        if let Some(listed) = self.0.board.lock().sessions.get(&session) {
             let _ = listed.mailbox.send(mail);
         }
     }
 
-    async fn freeze(&self, cluster: &Uid, message: String) {
-        let at = self.now().wall;
-        let written = self
-            .patch(cluster, |object| {
-                let Some(annotations) = object::annotations_mut(object) else { return false };
-                annotations.insert(FROZEN.into(), at.to_string().into()).is_none()
-            })
-            .await;
-        if let Err(error) = written {
-            error!(%error, %cluster, "a frozen identity could not be recorded");
+    /// This replica hears of no leader, so what its agents say is lost on it: another one may do better.
+    fn send_away(&self) {
+        let board = self.0.board.lock();
+        for listed in board.sessions.values() {
+            let _ = listed.mailbox.send(Mail::Refused(cut_off()));
         }
-        let frozen = control::FromAgent::Frozen { cluster: cluster.clone(), message };
-        let _ = self.0.config.control.agents.send(frozen).await;
     }
 
     /// The new key was used: the one before it is void from now on, whoever has a copy.
@@ -310,8 +307,11 @@ impl proto::agents_server::Agents for Agents {
                 "the agent's certificate ended at {end}, the hub's clock says {now}: it may do nothing but renew"
             )));
         }
-        if !self.0.desk.lock().roster.is_synced() || self.0.config.slices.revision() == 0 {
+        if !self.0.board.lock().roster.is_synced() || self.0.config.slices.revision() == 0 {
             return Err(Status::unavailable("the hub is starting; try again"));
+        }
+        if *self.0.config.post.cut_off().borrow() {
+            return Err(Status::unavailable(cut_off().message));
         }
         if self.0.config.stop.is_cancelled() {
             return Err(Status::unavailable("the hub is stopping; try again"));
@@ -320,4 +320,12 @@ impl proto::agents_server::Agents for Agents {
         tokio::spawn(Stream::serve(self.clone(), peer, request.into_inner(), outbox));
         Ok(Response::new(messages.into()))
     }
+}
+
+fn cut_off() -> Refuse {
+    refuse("Unavailable", "this replica of the hub hears of no leader; try another")
+}
+
+fn refuse(reason: &str, message: &str) -> Refuse {
+    Refuse { reason: reason.into(), message: message.into(), retry: true }
 }

@@ -9,13 +9,12 @@ use tracing::{debug, info, warn};
 
 use super::{
     Agents,
-    claims::{Claim, SessionId},
     resume::Stamp,
     roster::Member,
     session::{self, Effect, Event, Session},
 };
 use crate::{
-    hub::listen::AgentPeer,
+    hub::{desk::outpost, listen::AgentPeer},
     model::{
         Uid,
         protocol::{Refuse, ToAgent, ToHub},
@@ -33,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub enum Mail {
     Member(Option<(Revision, Arc<Member>)>),
     Admitted,
+    /// The works here are as of this revision, which was the store's after the stream had been admitted.
+    CaughtUp(Revision),
     Refused(Refuse),
 }
 
@@ -41,13 +42,14 @@ type Outbox = mpsc::Sender<Result<proto::ToAgent, Status>>;
 pub struct Stream {
     agents: Agents,
     session: Session,
-    id: SessionId,
+    id: u64,
     cluster: Uid,
     key: String,
     /// Store revision that the member's facts are from: older news of it is no news.
     member_revision: Revision,
     has_previous_key: bool,
     outbox: Outbox,
+    mailbox: mpsc::UnboundedSender<Mail>,
     paused_until_ms: u64,
     /// The stream ends with this.
     farewell: Option<Refuse>,
@@ -62,13 +64,14 @@ impl Stream {
         };
         let (mailbox, mail) = mpsc::unbounded_channel();
         let cluster = member.uid.clone();
-        let id = agents.enter(&cluster, mailbox);
+        let id = agents.enter(&cluster, mailbox.clone());
         let config = &agents.0.config;
         let session_config = session::Config {
             hub: config.hub.clone(),
             incarnation: config.store.incarnation().clone(),
             stamp: Stamp::new(&config.resume_key, &config.hub, config.store.incarnation(), &cluster),
             key_fingerprint: peer.key_fingerprint.clone(),
+            urls: config.urls.borrow().clone(),
         };
         let has_previous_key = member.previous_key.is_some() && member.key == peer.key_fingerprint;
         let (session, effects) = Session::open(session_config, member, agents.now());
@@ -81,13 +84,14 @@ impl Stream {
             member_revision: revision,
             has_previous_key,
             outbox,
+            mailbox,
             paused_until_ms: 0,
             farewell: None,
         };
         stream.carry_out(effects).await;
         stream.turn(inbound, mail).await;
         stream.step(Event::Gone).await;
-        agents.leave(&cluster, id);
+        agents.leave(id).await;
         if let Some(refuse) = stream.farewell.take() {
             info!(%cluster, %refuse, "a stream is ended");
             say_goodbye(&stream.outbox, refuse).await;
@@ -141,7 +145,6 @@ impl Stream {
 
     async fn hear(&mut self, message: proto::ToHub) {
         let bytes = message.encoded_len();
-        self.agents.heard(&self.cluster, self.id);
         let event = match ToHub::try_from(message) {
             Ok(message) => Event::Message { message, bytes },
             Err(invalid) => Event::Garbage(invalid),
@@ -162,6 +165,11 @@ impl Stream {
                     self.agents.retire_previous_key(&self.cluster, &self.key).await;
                 }
                 Event::Admitted
+            }
+            Mail::CaughtUp(revision) => {
+                let slice = self.agents.0.config.slices.slice(&self.cluster);
+                self.step(Event::Slice(slice)).await;
+                Event::CaughtUp { revision }
             }
             Mail::Refused(refuse) => Event::Refused(refuse),
         };
@@ -185,10 +193,17 @@ impl Stream {
                 Effect::Send(message) => self.send(&message).await,
                 Effect::Forward(fact) => {
                     // Waits while control is behind: then this agent is read more slowly.
-                    let _ = self.agents.0.config.control.agents.send(fact).await;
+                    self.post(outpost::Event::Said { session: self.id, from: fact }).await;
                 }
                 Effect::Claim { instance, epoch } => {
-                    self.agents.claim(&self.cluster, Claim { session: self.id, instance, epoch });
+                    let cluster = self.cluster.clone();
+                    self.post(outpost::Event::Claimed { session: self.id, cluster, instance, epoch }).await;
+                }
+                Effect::CatchUp => {
+                    let (agents, mailbox) = (self.agents.clone(), self.mailbox.clone());
+                    tokio::spawn(async move {
+                        let _gone = mailbox.send(agents.caught_up().await);
+                    });
                 }
                 Effect::ReadBlob(digest) => {
                     let bytes = self.agents.0.config.slices.blob(&self.cluster, &digest);
@@ -205,6 +220,10 @@ impl Stream {
             }
         }
         answers
+    }
+
+    async fn post(&self, event: outpost::Event) {
+        self.agents.0.config.post.send(event).await;
     }
 
     async fn send(&self, message: &ToAgent) {

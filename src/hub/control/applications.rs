@@ -443,7 +443,7 @@ impl Controller {
     ) {
         let metadata = &stored.view.metadata;
         let about = About { gvk: APPLICATION.gvk.clone(), name: metadata.object_name(), uid: metadata.uid.clone() };
-        self.note(now, &Note { about, warning, reason, message });
+        self.note(now, &Note { about, warning, reason: reason.into(), message });
     }
 }
 

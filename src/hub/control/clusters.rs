@@ -48,6 +48,8 @@ pub struct Member {
     silent: bool,
     pub sketch: Option<Sketch>,
     facts: Option<Facts>,
+    /// Two holders of its identity were alive, and that is not stored yet.
+    freezes: bool,
     sketch_written_ms: Option<u64>,
 }
 
@@ -74,8 +76,12 @@ impl Controller {
                 self.on_voice(now, &cluster);
                 self.on_report(now, &cluster, *report);
             }
-            FromAgent::Frozen { cluster, message } => {
+            FromAgent::Frozen { cluster } => {
+                let message = "two agents used this identity at once; a person decides which one goes on".to_owned();
                 self.tell_of_cluster(now, &cluster, true, "IdentityFrozen", message);
+                let stored = self.index.clusters.get(&cluster);
+                let frozen = stored.is_some_and(|stored| stored.view.metadata.annotations.contains_key(FROZEN));
+                self.member(&cluster).freezes = !frozen;
                 self.clusters_due.insert(cluster, now.monotonic_ms);
             }
             FromAgent::StoreWentBack { cluster, revision } => {
@@ -93,8 +99,14 @@ impl Controller {
         }
     }
 
+    /// An agent may be heard a moment before the store's feed tells of its Cluster. One that never does is forgotten once
+    /// it is silent.
+    fn member(&mut self, cluster: &Uid) -> &mut Member {
+        self.members.entry(cluster.clone()).or_default()
+    }
+
     fn on_voice(&mut self, now: Now, cluster: &Uid) {
-        let Some(member) = self.members.get_mut(cluster) else { return };
+        let member = self.member(cluster);
         let news = member.heard.is_none() || member.silent;
         member.heard = Some((now.monotonic_ms, now.wall));
         member.silent = false;
@@ -104,7 +116,7 @@ impl Controller {
     }
 
     fn on_sketch(&mut self, now: Now, cluster: &Uid, sketch: Sketch) {
-        let Some(member) = self.members.get_mut(cluster) else { return };
+        let member = self.member(cluster);
         if member.sketch.as_ref() == Some(&sketch) {
             return;
         }
@@ -133,7 +145,10 @@ impl Controller {
             self.retries.remove(uid);
             return self.fleet.remove(uid).is_some();
         };
+        let frozen = stored.view.metadata.annotations.contains_key(FROZEN);
         let member = self.members.entry(uid.clone()).or_default();
+        // Written once: a person who removes the annotation has decided.
+        member.freezes &= !frozen;
         if member.heard.is_none() && member.awaited_ms == 0 {
             member.awaited_ms = now.monotonic_ms.max(1);
         }
@@ -176,6 +191,8 @@ impl Controller {
             }
             self.on_truth(now, &uid);
         }
+        let clusters = &self.index.clusters;
+        self.members.retain(|uid, member| !member.silent || clusters.contains_key(uid));
     }
 
     /// Whether a cluster is heard of. In a fresh term, before anything was heard, what is stored counts.
@@ -243,6 +260,11 @@ impl Controller {
         }
         let mut object = stored.object();
         let sketched = self.write_status(now, uid, &stored.view, &mut object);
+        if self.members.get(uid).is_some_and(|member| member.freezes)
+            && let Some(annotations) = object::annotations_mut(&mut object)
+        {
+            annotations.entry(FROZEN).or_insert_with(|| now.wall.to_string().into());
+        }
         if metadata.deletion_timestamp.is_none() && !ours {
             let mut finalizers = metadata.finalizers.clone();
             finalizers.push(CLUSTER_FINALIZER.to_owned());
@@ -337,7 +359,7 @@ impl Controller {
     ) {
         let Some(stored) = self.index.clusters.get(uid) else { return };
         let about = About { gvk: CLUSTER.gvk.clone(), name: stored.view.metadata.object_name(), uid: uid.clone() };
-        self.note(now, &Note { about, warning, reason, message });
+        self.note(now, &Note { about, warning, reason: reason.into(), message });
     }
 }
 

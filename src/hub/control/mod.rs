@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::driver::{Beats, Handle, Inputs, channel, run};
+pub use self::driver::{Beats, run};
 use self::{
     applications::{Due, RenderFaults},
     brake::Brake,
@@ -104,11 +104,10 @@ pub enum FromAgent {
         cluster: Uid,
         report: Box<Report>,
     },
-    /// Two holders of one identity: the cluster is frozen until a person decides. The annotation `hub::agents::roster::FROZEN` is on the Cluster already and keeps both out until a person removes
-    /// it; what is left is to say so in Ready.
+    /// Two holders of one identity: the cluster is frozen until a person decides. An annotation on the Cluster
+    /// (`hub::agents::roster::FROZEN`) keeps both out until a person removes it.
     Frozen {
         cluster: Uid,
-        message: String,
     },
     /// An agent proved that the store once was at `revision`, which it has not reached (again): it went back in time.
     /// Nothing may be decided from it until a person has looked.
@@ -216,6 +215,16 @@ impl Controller {
         let clusters = self.clusters_due.iter().filter(|(uid, _)| free(uid)).map(|(_, at_ms)| *at_ms);
         let others = [Some(self.silence_check_ms), self.outbox.deadline(), (!halted).then_some(self.house.next_ms)];
         applications.chain(clusters).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Whether the store has been read: before that, what agents say cannot be told apart from what strangers would.
+    pub fn is_ready(&self) -> bool {
+        self.index.ready
+    }
+
+    /// Of the reports heard, the first so many are stored or say nothing new.
+    pub fn settled(&self) -> u64 {
+        self.outbox.settled()
     }
 
     /// Whether nothing is being written: for tests and the simulator.

@@ -17,6 +17,7 @@ use self::{
 };
 use super::{
     agents::Agents,
+    desk::Post,
     events::{About, Note},
     keys,
     listen::{Remote, Tls},
@@ -67,7 +68,10 @@ pub struct Config {
     pub pki: Arc<Pki>,
     pub tls: Arc<Tls>,
     pub agents: Agents,
-    pub notes: tokio::sync::mpsc::Sender<Note>,
+    /// To the leader, which records events.
+    pub post: Post,
+    /// Where agents may connect: every replica.
+    pub urls: tokio::sync::watch::Receiver<Vec<String>>,
     /// Hours, not days: renewal costs one call, and a stolen certificate should be worth little.
     pub certificate_lifetime: Duration,
     pub audit: Audit,
@@ -278,6 +282,7 @@ impl Joining {
             // minutes would be due for renewal as soon as it is signed.
             not_before: now,
             not_after: certificate.not_after,
+            urls: self.config.urls.borrow().clone(),
         }
     }
 
@@ -296,7 +301,7 @@ impl Joining {
 
     /// An event that finds no room is one less to read, nothing worse.
     fn note(&self, about: About, warning: bool, reason: &'static str, message: String) {
-        let _ = self.config.notes.try_send(Note { about, warning, reason, message });
+        self.config.post.note(Note { about, warning, reason: reason.into(), message });
     }
 
     fn called<T>(&self, verb: &'static str, request: &Request<T>) -> Result<Called, Status> {

@@ -119,7 +119,8 @@ impl Link {
         why(ended.await.map(drop))
     }
 
-    async fn connect(&self) -> Result<Channel, String> {
+    /// A connection of its own.
+    pub async fn connect(&self) -> Result<Channel, String> {
         let config = self.tls.client(self.id).map_err(|error| error.to_string())?;
         dial(&self.address, config).await
     }

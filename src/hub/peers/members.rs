@@ -35,7 +35,7 @@ use crate::{
 
 const FILE: &str = "replica.json";
 const GROUP: &str = "/hanse/internal/replicas";
-const PREFIX: &str = "/hanse/hub.hanse.dev/replicas/";
+pub const PREFIX: &str = "/hanse/hub.hanse.dev/replicas/";
 const RETRY: Duration = Duration::from_millis(200);
 /// How often the leader looks whether something is left to be done.
 const INTERVAL: Duration = Duration::from_secs(1);

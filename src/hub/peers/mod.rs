@@ -31,10 +31,11 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 pub use self::calls::Report;
 use self::{joining::Joining, link::Link, tls::Tls};
-use super::limits;
+use super::{desk::Doors, limits};
 use crate::store::{
     Entry, Error, Key, Outcome, Revision, Store,
     raft::{Change, Chunk, Leadership, Message, Peers, Refusal, ReplicaId, SnapshotId, Status},
@@ -177,6 +178,14 @@ impl Network {
     fn link(&self, id: ReplicaId) -> Result<Arc<Link>, Refusal> {
         let link = self.links.read().get(&id).cloned();
         link.ok_or_else(|| Refusal::Unreachable { to: id, why: "its address is not known here".into() })
+    }
+}
+
+#[async_trait]
+impl Doors for Network {
+    async fn channel(&self, replica: ReplicaId) -> Result<Channel, String> {
+        let link = self.link(replica).map_err(|refusal| refusal.to_string())?;
+        link.connect().await
     }
 }
 

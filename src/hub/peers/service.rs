@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{
     Local, Network, calls, convert, dial, limits,
@@ -19,9 +19,12 @@ use super::{
     tls::{self, Peer, Tls},
 };
 use crate::{
-    hub::listen::{
-        Remote,
-        port::{self, Http2, Surface},
+    hub::{
+        desk::{self, Reception},
+        listen::{
+            Remote,
+            port::{self, Http2, Surface},
+        },
     },
     store::{List, raft::ReplicaId},
     wire::Invalid,
@@ -31,13 +34,21 @@ use crate::{
 const SAID_MAX: usize = 64;
 
 /// Serves the other replicas until `stop`.
-pub async fn serve(listener: TcpListener, network: Arc<Network>, tls: Arc<Tls>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    network: Arc<Network>,
+    tls: Arc<Tls>,
+    reception: Reception,
+    stop: CancellationToken,
+) {
+    let replica = tls.replica();
+    let desk = desk::service::service(reception, Arc::new(move |extensions| sender(extensions, replica)));
     let said = Arc::new(Said::default());
-    let service = Service { network, replica: tls.replica(), said: said.clone(), stop: stop.clone() };
+    let service = Service { network, replica, said: said.clone(), stop: stop.clone() };
     let service = PeersServer::new(service)
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
-    let router = tonic::service::Routes::new(service).prepare().into_axum_router();
+    let router = tonic::service::Routes::new(service).add_service(desk).prepare().into_axum_router();
     port::serve(listener, Arc::new(Port { tls, router, said }), stop).await;
 }
 
@@ -93,6 +104,17 @@ impl Said {
     }
 }
 
+/// Which other replica asks.
+fn sender(extensions: &Extensions, here: ReplicaId) -> Result<ReplicaId, Status> {
+    match extensions.get() {
+        Some(Peer::Replica(id)) if *id != here => Ok(*id),
+        Some(Peer::Replica(_)) => Err(Status::permission_denied("two processes have the identity of one replica")),
+        Some(Peer::Stranger) | None => {
+            Err(Status::unauthenticated("only a replica of this hub may ask that, with its certificate"))
+        }
+    }
+}
+
 struct Service {
     network: Arc<Network>,
     replica: ReplicaId,
@@ -102,13 +124,7 @@ struct Service {
 
 impl Service {
     fn sender<T>(&self, request: &Request<T>) -> Result<ReplicaId, Status> {
-        match request.extensions().get() {
-            Some(Peer::Replica(id)) if *id != self.replica => Ok(*id),
-            Some(Peer::Replica(_)) => Err(Status::permission_denied("two processes have the identity of one replica")),
-            Some(Peer::Stranger) | None => {
-                Err(Status::unauthenticated("only a replica of this hub may ask that, with its certificate"))
-            }
-        }
+        sender(request.extensions(), self.replica)
     }
 
     fn local(&self) -> Result<Arc<dyn Local>, Status> {

@@ -159,7 +159,7 @@ impl Replica {
         network.attach(weak);
         let listener = TcpListener::bind(listen).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(service::serve(listener, network.clone(), tls, stop.clone()));
+        tokio::spawn(service::serve(listener, network.clone(), tls, Default::default(), stop.clone()));
         Self { network, local, received, address, stop }
     }
 

@@ -6,7 +6,7 @@ use super::{At, Happening, World, link::Stream};
 use crate::{
     hub::{
         agents::{
-            claims::{Claim, Claims, Verdict},
+            claims::{self, Claim, Claims, Verdict},
             resume::Stamp,
             roster::{self, Roster},
             session::{self, Session},
@@ -52,6 +52,8 @@ struct Seat {
     at: At,
     session: Session,
     armed: Option<u64>,
+    /// It waits until the slices have reached this revision.
+    behind: Option<u64>,
 }
 
 /// Who reads the store's watch, each at its own pace.
@@ -235,6 +237,16 @@ impl World {
         let Some(seat) = hub.sessions.get(&stream) else { return };
         let slice = hub.slices.slice(&self.sites[seat.at].cluster);
         self.session_step(stream, session::Event::Slice(slice));
+        self.catch_up(stream);
+    }
+
+    fn catch_up(&mut self, stream: u64) {
+        let Some(hub) = &mut self.hub else { return };
+        let reached = hub.slices.revision();
+        let Some(seat) = hub.sessions.get_mut(&stream) else { return };
+        if let Some(revision) = seat.behind.take_if(|behind| *behind <= reached) {
+            self.session_step(stream, session::Event::CaughtUp { revision });
+        }
     }
 
     fn roster_changed(&mut self, event: &Feed) {
@@ -301,9 +313,10 @@ impl World {
             incarnation: self.disk.incarnation.clone(),
             stamp: Stamp::new(b"simulated", &self.disk.hub, &self.disk.incarnation, &site.cluster),
             key_fingerprint: site.key.clone(),
+            urls: Vec::new(),
         };
         let (session, effects) = Session::open(config, member, now);
-        hub.sessions.insert(stream, Seat { at, session, armed: None });
+        hub.sessions.insert(stream, Seat { at, session, armed: None, behind: None });
         self.session_effects(stream, effects);
         self.offer_slice(stream);
     }
@@ -327,7 +340,7 @@ impl World {
         };
         let (cluster, now_ms) = (self.sites[at].cluster.clone(), self.now_ms);
         if let Some(hub) = &mut self.hub {
-            let verdicts = hub.claims.heard(now_ms, &cluster, stream);
+            let verdicts = hub.claims.heard(now_ms, &cluster, seat_of(stream));
             self.judge(&cluster, verdicts);
         }
         self.session_step(stream, session::Event::Message { message, bytes: 256 });
@@ -390,12 +403,19 @@ impl World {
                     self.control(life, control::Event::Agent(from));
                 }
                 session::Effect::Claim { instance, epoch } => {
-                    let verdicts = hub.claims.claim(now_ms, &cluster, Claim { session: stream, instance, epoch });
+                    let verdicts = hub.claims.claim(now_ms, &cluster, Claim { seat: seat_of(stream), instance, epoch });
                     if verdicts.is_empty() {
                         // It waits for its predecessor's silence; look again when that is over.
                         self.after(12_000, Happening::SessionTick { stream });
                     }
                     self.judge(&cluster, verdicts);
+                }
+                session::Effect::CatchUp => {
+                    let revision = self.disk.store.revision();
+                    if let Some(seat) = hub.sessions.get_mut(&stream) {
+                        seat.behind = Some(revision);
+                    }
+                    self.catch_up(stream);
                 }
                 session::Effect::ReadBlob(digest) => {
                     let bytes = hub.slices.blob(&cluster, &digest);
@@ -425,7 +445,7 @@ impl World {
         let Some(seat) = hub.sessions.remove(&stream) else { return };
         let site = &self.sites[seat.at];
         let (cluster, key) = (site.cluster.clone(), keys::key(&kinds::CLUSTER, "", &site.name));
-        let verdicts = hub.claims.closed(&cluster, stream);
+        let verdicts = hub.claims.closed(&cluster, seat_of(stream));
         self.judge(&cluster, verdicts);
         if self.settings.mutant == Some(Mutant::SilenceEvicts) {
             let transaction = Transaction { compares: vec![], operations: vec![Operation::Delete(key)] };
@@ -436,11 +456,11 @@ impl World {
     fn judge(&mut self, cluster: &Uid, verdicts: Vec<Verdict>) {
         for verdict in verdicts {
             match verdict {
-                Verdict::Admitted(stream) => self.session_step(stream, session::Event::Admitted),
-                Verdict::Superseded(stream) => {
+                Verdict::Admitted(seat) => self.session_step(seat.session, session::Event::Admitted),
+                Verdict::Superseded(seat) => {
                     let message = "another stream of this cluster acts".to_owned();
                     let refuse = Refuse { reason: "Superseded".into(), message, retry: true };
-                    self.session_step(stream, session::Event::Refused(refuse));
+                    self.session_step(seat.session, session::Event::Refused(refuse));
                 }
                 Verdict::Frozen { .. } => {
                     let violation = format!("cluster {cluster} was frozen though it has one agent");
@@ -449,6 +469,11 @@ impl World {
             }
         }
     }
+}
+
+/// There is one replica here.
+fn seat_of(stream: u64) -> claims::Seat {
+    claims::Seat { replica: 1, session: stream }
 }
 
 fn read_feed(store: &Mvcc, prefix: &str, cursor: &mut Cursor) -> Vec<Feed> {

@@ -119,6 +119,7 @@ impl Rig {
         self.connected = true;
         self.tell(Event::LinkOpened);
         self.tell(Event::LinkMessage(ToAgent::Welcome(Welcome {
+            urls: Vec::new(),
             protocol: 1,
             features: vec![],
             hub: "hub".into(),

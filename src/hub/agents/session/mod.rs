@@ -65,6 +65,8 @@ pub enum Event {
     Slice(Slice),
     /// This stream acts for the cluster. Answers [`Effect::Claim`].
     Admitted,
+    /// Answers [`Effect::CatchUp`]: the slice that was told last holds all that the store held at `revision`.
+    CaughtUp { revision: u64 },
     /// This stream is to end.
     Refused(Refuse),
     /// Answers [`Effect::ReadBlob`].
@@ -89,6 +91,9 @@ pub enum Effect {
         instance: String,
         epoch: u64,
     },
+    /// Asks for the slice to be as the store is now: this replica may be behind the one that the agent was connected to
+    /// before, and what is merely late must not be taken for a store that went back.
+    CatchUp,
     ReadBlob(Digest),
     /// Is nothing decided for this Application here (any more)? The agent says that this generation is finished. That
     /// its work is not in the slice does not answer it: a work may be missing because it cannot be made.
@@ -111,6 +116,8 @@ pub struct Config {
     pub stamp: Stamp,
     /// Of the key that the stream was opened with, hex.
     pub key_fingerprint: String,
+    /// Where agents may connect.
+    pub urls: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -138,6 +145,7 @@ pub struct Session {
 enum Phase {
     Greeting { deadline_ms: u64 },
     Claiming(Box<Hello>),
+    CatchingUp(Box<Hello>),
     Open,
     Closed,
 }
@@ -193,7 +201,8 @@ impl Session {
                 }
             }
             Event::Slice(slice) => self.take_slice(slice),
-            Event::Admitted => self.admitted(now),
+            Event::Admitted => self.admitted(),
+            Event::CaughtUp { revision } => self.caught_up(now, revision),
             Event::Refused(refuse) => self.close(refuse),
             Event::Blob { digest, bytes } => {
                 self.outbox.take_blob(digest, bytes);
@@ -219,15 +228,15 @@ impl Session {
         match self.phase {
             Phase::Greeting { deadline_ms } => deadline_ms,
             Phase::Open => (self.heard_ms + SILENCE_MS_MAX).min(self.resume_ms + RESUME_MS),
-            Phase::Claiming(_) | Phase::Closed => self.heard_ms + SILENCE_MS_MAX,
+            Phase::Claiming(_) | Phase::CatchingUp(_) | Phase::Closed => self.heard_ms + SILENCE_MS_MAX,
         }
     }
 
     fn message(&mut self, now: Now, message: ToHub) -> Vec<Effect> {
         match (&self.phase, message) {
             (Phase::Greeting { .. }, ToHub::Hello(hello)) => self.hello(hello),
-            (Phase::Greeting { .. } | Phase::Claiming(_), ToHub::Beat) => Vec::new(),
-            (Phase::Greeting { .. } | Phase::Claiming(_), _) => {
+            (Phase::Greeting { .. } | Phase::Claiming(_) | Phase::CatchingUp(_), ToHub::Beat) => Vec::new(),
+            (Phase::Greeting { .. } | Phase::Claiming(_) | Phase::CatchingUp(_), _) => {
                 self.close(refuse("Invalid", "the first message must be a Hello, and the next await the Welcome", true))
             }
             (_, ToHub::Hello(_)) => self.close(refuse("Invalid", "a stream has one Hello", true)),
@@ -287,9 +296,22 @@ impl Session {
         })
     }
 
-    fn admitted(&mut self, now: Now) -> Vec<Effect> {
+    fn admitted(&mut self) -> Vec<Effect> {
+        match std::mem::replace(&mut self.phase, Phase::Open) {
+            Phase::Claiming(hello) => {
+                self.phase = Phase::CatchingUp(hello);
+                vec![Effect::CatchUp]
+            }
+            other => {
+                self.phase = other;
+                Vec::new()
+            }
+        }
+    }
+
+    fn caught_up(&mut self, now: Now, reached: u64) -> Vec<Effect> {
         let hello = match std::mem::replace(&mut self.phase, Phase::Open) {
-            Phase::Claiming(hello) => hello,
+            Phase::CatchingUp(hello) => hello,
             other => {
                 self.phase = other;
                 return Vec::new();
@@ -297,11 +319,11 @@ impl Session {
         };
         let Hello { features, incarnation, resume, ledger, facts, sketch, .. } = *hello;
         if let Some(token) = resume.filter(|token| self.config.stamp.is_ours(token)) {
-            if self.slice.revision > 0 && token.revision > self.slice.revision {
+            if token.revision > reached {
                 let message = format!(
-                    "the hub's store is at revision {}, this agent has proof that it was at {}: it went back in time; nothing \
-                     is placed until an admin has looked, and what runs stays as it is",
-                    self.slice.revision, token.revision
+                    "the hub's store is at revision {reached}, this agent has proof that it was at {}: it went back in time; \
+                     nothing is placed until an admin has looked, and what runs stays as it is",
+                    token.revision
                 );
                 let (cluster, revision) = (self.member.uid.clone(), token.revision);
                 let mut effects = vec![Effect::Forward(FromAgent::StoreWentBack { cluster, revision })];
@@ -324,6 +346,7 @@ impl Session {
             cluster_name: self.member.name.clone(),
             hub_time: now.wall,
             beat_interval_ms: BEAT_INTERVAL_MS,
+            urls: self.config.urls.clone(),
         });
         let cluster = self.member.uid.clone();
         let mut effects = vec![Effect::Forward(FromAgent::Connected { cluster: cluster.clone() })];

@@ -26,7 +26,13 @@ fn member() -> Arc<Member> {
 
 fn config() -> Config {
     let stamp = Stamp::new(b"key", &"hub".into(), &"one".into(), &"eu-uid".into());
-    Config { hub: "hub".into(), incarnation: "one".into(), stamp, key_fingerprint: KEY.into() }
+    Config {
+        hub: "hub".into(),
+        incarnation: "one".into(),
+        stamp,
+        key_fingerprint: KEY.into(),
+        urls: vec!["https://hub".into()],
+    }
 }
 
 fn object(name: &str) -> ObjectRef {
@@ -89,7 +95,8 @@ fn open(works: &[Arc<Work>], hello: Hello) -> (Session, Vec<Effect>) {
     session.step(at(0), slice(10, works));
     let claim = session.step(at(0), say(ToHub::Hello(Box::new(hello))));
     assert_eq!(claim, [Effect::Claim { instance: "a".into(), epoch: 1 }]);
-    let effects = session.step(at(0), Event::Admitted);
+    assert_eq!(session.step(at(0), Event::Admitted), [Effect::CatchUp]);
+    let effects = session.step(at(0), Event::CaughtUp { revision: 10 });
     (session, effects)
 }
 
@@ -278,6 +285,23 @@ fn a_proof_that_the_store_was_further_stops_everything() {
     assert_eq!(effects[0], Effect::Forward(went_back));
     assert_eq!(refused(&effects), Some("StoreWentBack"));
     assert!(drain(&mut session).is_empty());
+}
+
+#[test]
+fn a_replica_that_is_merely_behind_is_no_proof_that_the_store_went_back() {
+    let hello = Hello { resume: Some(config().stamp.token(11)), ..hello() };
+    let (mut session, _) = Session::open(config(), member(), at(0));
+    session.step(at(0), slice(7, &[work("a", 1, &["x"])]));
+    session.step(at(0), say(ToHub::Hello(Box::new(hello))));
+    assert_eq!(session.step(at(0), Event::Admitted), [Effect::CatchUp]);
+    assert!(drain(&mut session).is_empty(), "what is held here may be older than what the agent has");
+    session.step(at(1), slice(12, &[work("a", 2, &["x"])]));
+    let effects = session.step(at(1), Event::CaughtUp { revision: 12 });
+    assert_eq!(
+        (refused(&effects), effects.first()),
+        (None, Some(&Effect::Forward(FromAgent::Connected { cluster: "eu-uid".into() })))
+    );
+    assert_eq!(works(&drain(&mut session)), [("a".into(), 2)]);
 }
 
 #[test]
