@@ -30,6 +30,13 @@ pub struct Hub {
     process: Process,
     data: PathBuf,
     client: Client,
+    address: String,
+}
+
+fn spawn(directory: &Path, data: &Path, address: &str) -> anyhow::Result<Process> {
+    let data = data.to_str().context("a directory's name that is not UTF-8")?;
+    let arguments = ["hub", "--dir", data, "--listen", address, "--peer-listen", "127.0.0.1:0"];
+    Process::start("hub", directory, &arguments)
 }
 
 impl Hub {
@@ -37,18 +44,39 @@ impl Hub {
     pub async fn start(directory: &Path) -> anyhow::Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let data = directory.join("hub");
-        let path = data.to_str().context("a directory's name that is not UTF-8")?;
-        let process = Process::start(
-            "hub",
-            directory,
-            &["hub", "--dir", path, "--listen", &address, "--peer-listen", "127.0.0.1:0"],
-        )?;
+        let process = spawn(directory, &data, &address)?;
         let kubeconfig = data.join("admin.kubeconfig");
         until("the hub's kubeconfig", SOON, async || Ok(kubeconfig.try_exists()?)).await?;
         let client = client(&kubeconfig).await?;
-        let ready = http::Request::get("/readyz").body(vec![])?;
-        until("the hub to be ready", SOON, async || Ok(client.request_text(ready.clone()).await.is_ok())).await?;
-        Ok(Self { url: format!("https://{address}"), process, data, client })
+        let hub = Self { url: format!("https://{address}"), process, data, client, address };
+        hub.wait_until_it_answers().await?;
+        Ok(hub)
+    }
+
+    /// Ends it as a loss of power would, but for the disk.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.process.child.kill().await?)
+    }
+
+    /// Starts it with the store that it left.
+    pub fn begin_again(&mut self, directory: &Path) -> anyhow::Result<()> {
+        let logs = directory.join("again");
+        std::fs::create_dir_all(&logs)?;
+        self.process = spawn(&logs, &self.data, &self.address)?;
+        Ok(())
+    }
+
+    /// Until a read is answered over HTTPS.
+    pub async fn wait_until_it_answers(&self) -> anyhow::Result<()> {
+        const PAUSE: Duration = Duration::from_millis(5);
+        let begin = Instant::now();
+        while let Err(error) = self.revision().await {
+            if begin.elapsed() > SOON {
+                return Err(error.context("the hub does not answer"));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     pub fn usage(&self) -> anyhow::Result<Usage> {
@@ -167,9 +195,12 @@ pub fn everywhere() -> Value {
 }
 
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+pub async fn config(kubeconfig: &Path) -> anyhow::Result<kube::Config> {
     let read = Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)
 }
 
 pub async fn create(client: &Client, path: &str, object: &Value) -> anyhow::Result<()> {

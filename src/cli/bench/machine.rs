@@ -61,7 +61,8 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn fsyncs(directory: &Path) -> std::io::Result<Samples> {
+/// The times of appending a page to a file in `directory` and making it durable, again and again.
+pub fn fsyncs(directory: &Path) -> std::io::Result<Samples> {
     let path = directory.join("floor");
     let mut file = File::create(&path)?;
     let mut append = || {

@@ -16,13 +16,18 @@ use machine::{Floor, Machine};
 mod control_plane;
 mod deliver;
 mod hub;
+mod leader_loss;
 mod list;
 mod load;
 mod machine;
 mod members;
 mod process;
+mod proxy;
 mod real;
+mod replicas;
 mod rest;
+mod restart;
+mod store;
 
 /// One measurement: names with their unit → figures, and what was measured.
 pub type Row = Map<String, Value>;
@@ -74,6 +79,18 @@ enum Area {
         #[arg(long, default_value_t = 100)]
         watchers: usize,
     },
+    /// Durable writes and linearizable reads of three replicas, and of etcd beside them.
+    Store(store::Options),
+    /// How long nobody can write after the leader of three replicas is lost, and whether anything acknowledged is.
+    LeaderLoss(leader_loss::Options),
+    /// From the start of a hub with a full store until it serves, and until all agents are back.
+    Restart {
+        #[arg(long, default_value_t = 1000)]
+        applications: usize,
+        /// Each Application is in each of them.
+        #[arg(long, default_value_t = 100)]
+        members: usize,
+    },
     /// The process with the embedded members; started by the other areas.
     #[command(hide = true)]
     Members,
@@ -85,6 +102,9 @@ impl Area {
             Self::Deliver { .. } => "deliver",
             Self::Rest { .. } => "rest",
             Self::List { .. } => "list",
+            Self::Store(_) => "store",
+            Self::LeaderLoss(_) => "leader-loss",
+            Self::Restart { .. } => "restart",
             Self::Members => "members",
         }
     }
@@ -164,6 +184,11 @@ async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Fig
             });
         }
         Area::List { objects, watchers } => rows.extend(list::run(&place()?, *objects, *watchers).await?),
+        Area::Store(options) => rows.extend(store::run(&place()?, options).await?),
+        Area::LeaderLoss(options) => rows.extend(leader_loss::run(&place()?, options).await?),
+        Area::Restart { applications, members } => {
+            rows.push(restart::run(&place()?, *applications, *members).await?);
+        }
         Area::Members => {}
     }
     Ok(Figures { area: area.name(), machine, floor, rows })

@@ -19,6 +19,44 @@ pub struct Usage {
     /// In user and system, of all its threads, to 10 ms.
     pub cpu_ms: u64,
     pub rss_bytes: u64,
+    /// What it caused to be written to disks.
+    pub written_bytes: u64,
+}
+
+impl Usage {
+    /// Of any process.
+    pub fn of(pid: u32) -> anyhow::Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+        };
+        Ok(Self {
+            cpu_ms: cpu_ms(&read("stat")?).context("/proc/PID/stat is not as expected")?,
+            rss_bytes: rss_bytes(&read("status")?).context("no VmRSS in /proc/PID/status")?,
+            written_bytes: written_bytes(&read("io")?).context("no write_bytes in /proc/PID/io")?,
+        })
+    }
+
+    /// What was used since an earlier look; memory is what it is now.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ms: self.cpu_ms - before.cpu_ms,
+            rss_bytes: self.rss_bytes,
+            written_bytes: self.written_bytes - before.written_bytes,
+        }
+    }
+}
+
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_ms: self.cpu_ms + other.cpu_ms,
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+        }
+    }
 }
 
 /// A process that ends with its value, at the latest.
@@ -46,14 +84,21 @@ impl Process {
         Ok(Self { child, pid, name })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends it a signal by name, such as `STOP`.
+    pub async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().await?;
+        if !status.success() {
+            bail!("cannot send SIG{name} to the {}", self.name);
+        }
+        Ok(())
+    }
+
     pub fn usage(&self) -> anyhow::Result<Usage> {
-        let read = |file: &str| {
-            let path = format!("/proc/{}/{file}", self.pid);
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}: has the {} ended?", self.name))
-        };
-        let cpu_ms = cpu_ms(&read("stat")?).context("/proc/PID/stat is not as expected")?;
-        let rss_bytes = rss_bytes(&read("status")?).context("no VmRSS in /proc/PID/status")?;
-        Ok(Usage { cpu_ms, rss_bytes })
+        Usage::of(self.pid).with_context(|| format!("has the {} ended?", self.name))
     }
 }
 
@@ -71,6 +116,10 @@ fn rss_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
+}
+
+fn written_bytes(io: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
 }
 
 /// Looks again and again until it is so.
@@ -104,6 +153,11 @@ mod tests {
     #[test]
     fn memory_is_read_in_bytes() {
         assert_eq!(rss_bytes("Name:\thanse\nVmRSS:\t   20480 kB\n"), Some(20 << 20));
+    }
+
+    #[test]
+    fn what_reached_the_disk_is_read_and_not_what_was_cancelled() {
+        assert_eq!(written_bytes("wchar: 9\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n"), Some(4096));
     }
 
     #[test]

@@ -143,13 +143,13 @@ async fn join(hub: &Hub, directory: &Path, count: usize) -> anyhow::Result<Vec<M
 }
 
 /// The directory that e2e/tools/build.sh prints; it builds what is missing.
-async fn programs() -> anyhow::Result<PathBuf> {
+pub async fn programs() -> anyhow::Result<PathBuf> {
     const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/tools/build.sh");
     let output = Command::new(BUILD)
         .stderr(std::process::Stdio::inherit())
         .output()
         .await
-        .with_context(|| format!("real members need the source tree: cannot run {BUILD}"))?;
+        .with_context(|| format!("real programs need the source tree: cannot run {BUILD}"))?;
     if !output.status.success() {
         bail!("{BUILD} failed; it says why above");
     }
@@ -159,10 +159,7 @@ async fn programs() -> anyhow::Result<PathBuf> {
 
 /// What all agents have used together.
 fn agents(members: &[Member]) -> anyhow::Result<Usage> {
-    members.iter().try_fold(Usage::default(), |sum, member| {
-        let usage = member.agent.usage()?;
-        Ok(Usage { cpu_ms: sum.cpu_ms + usage.cpu_ms, rss_bytes: sum.rss_bytes + usage.rss_bytes })
-    })
+    members.iter().try_fold(Usage::default(), |sum, member| Ok(sum + member.agent.usage()?))
 }
 
 /// The same Deployment, written to all members by this process.
