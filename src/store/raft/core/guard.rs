@@ -41,9 +41,11 @@ impl Core {
                 Err(Refused::Ignored)
             }
             MessageType::MsgAppend => {
+                // The log as the library has it, not as it was when this step began: an earlier message of the same step may have
+                // replaced what was never committed. Term 0 is that of entries that it does not have.
                 let contradicts = |entry: &&eraftpb::Entry| {
                     entry.index <= log.committed
-                        && self.raw.store().term_at(entry.index).is_some_and(|term| term != entry.term)
+                        && log.term(entry.index).is_ok_and(|term| term != 0 && term != entry.term)
                 };
                 match message.entries.iter().find(contradicts) {
                     Some(entry) if message.term >= self.raw.raft.term => Err(Refused::Contradiction(format!(

@@ -294,6 +294,26 @@ fn reproduce_a_founder_that_restarts_elects_itself_among_members_of_long_ago() {
     assert!(!group.cores[&1].leadership().here, "it asks the others first");
 }
 
+/// A leader that was cut off hears of the new one: what it had alone is replaced and committed within one step, and then told
+/// once more.
+#[test]
+fn reproduce_a_replica_that_distrusts_an_entry_replaced_in_the_same_step() {
+    let mut group = Group::of(&[1, 2, 3]);
+    let append = |from, term, index, log_term, entry: Option<u64>, commit| {
+        let mut message = eraftpb::Message { from, to: 2, term, index, log_term, commit, ..Default::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        let entry = entry.map(|term| eraftpb::Entry { term, index: index + 1, ..Default::default() });
+        message.entries = entry.into_iter().collect::<Vec<_>>().into();
+        Event::Message(Message { from, to: 2, body: Body::Raft(Box::new(message)) })
+    };
+    group.tell(2, append(1, 2, 1, 1, Some(2), 1));
+    let told = vec![append(3, 3, 1, 1, Some(3), 1), append(3, 3, 2, 3, None, 2), append(3, 3, 1, 1, Some(3), 2)];
+    let effects = group.cores.get_mut(&2).expect("replica 2").step(0, told);
+    group.carry_out(2, effects);
+    assert_eq!(group.stopped, BTreeMap::new());
+    assert_eq!(group.cores[&2].status().committed, 2);
+}
+
 #[test]
 fn history_is_cut_at_the_same_place_everywhere() {
     let mut group = Group::of(&[1, 2, 3]);
