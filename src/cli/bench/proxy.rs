@@ -4,11 +4,7 @@
 //! A cut says nothing to either side, as a network does not: bytes no longer pass. What was cut ends when it heals, for
 //! what was lost in between cannot be made good.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use parking_lot::Mutex;

@@ -76,7 +76,8 @@ struct Choice {
 impl Choice {
     fn new(seed: u64) -> Self {
         // splitmix64's increment: distinct seeds lie far apart.
-        let mut choice = Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, pool: Bytes::new(), key: String::new() };
+        let mut choice =
+            Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, pool: Bytes::new(), key: String::new() };
         choice.pool = (0..POOL_BYTES / 8).flat_map(|_| choice.next().to_le_bytes()).collect();
         choice
     }
@@ -103,7 +104,11 @@ impl Choice {
 }
 
 /// Runs the plan with its clients spread over these connections. `edge` is told when counting begins and when it ends.
-pub async fn run(connections: &[Client], plan: Plan, mut edge: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Seen> {
+pub async fn run(
+    connections: &[Client],
+    plan: Plan,
+    mut edge: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Seen> {
     if plan.bytes >= POOL_BYTES {
         bail!("values are smaller than {POOL_BYTES} bytes");
     }

@@ -21,14 +21,7 @@ use self::{
     etcd::Etcd,
     load::{Operation, Plan, Seen},
 };
-use super::{
-    Row,
-    load::milliseconds,
-    machine::fsyncs,
-    process::Usage,
-    real::programs,
-    replicas::Replicas,
-};
+use super::{Row, load::milliseconds, machine::fsyncs, process::Usage, real::programs, replicas::Replicas};
 
 /// Clients share so few connections in one run of each pair, and have one each, up to so many, in another.
 const CONNECTIONS_FEW: usize = 8;
