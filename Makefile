@@ -11,7 +11,7 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 help: ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: prerequisites ## Build and run a hub with three simulated members
+demo: prerequisites ## Build and run three replicas of a hub with three simulated members
 	cargo build --release --locked
 	./target/release/hanse quickstart
 

@@ -36,6 +36,11 @@ pub struct Admin {
 }
 
 impl Connection {
+    /// With the current context of this file.
+    pub fn of(kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig: Some(kubeconfig), dir: None, context: None }
+    }
+
     pub async fn open(&self) -> anyhow::Result<Admin> {
         let file = self.kubeconfig.clone().or(self.dir.as_ref().map(|dir| dir.join("admin.kubeconfig")));
         let kubeconfig = match &file {

@@ -1,7 +1,7 @@
 //! `hanse hub`: one process of the control plane, and what an admin does to the group of them.
 
 mod recover;
-mod replicas;
+pub mod replicas;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -67,6 +67,10 @@ struct Run {
     #[arg(long, value_name = "SECONDS", hide = true)]
     agent_certificate_seconds: Option<u64>,
 
+    /// End when the standard input does: for whoever starts it as a part of something
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+
     /// Silence after which a cluster is Unknown, in seconds
     #[arg(long, value_name = "SECONDS", hide = true)]
     grace_seconds: Option<u64>,
@@ -99,7 +103,13 @@ impl Run {
         if let Some(seconds) = self.grace_seconds {
             config.grace = Duration::from_secs(seconds);
         }
-        hub::run(config, |hub| {
+        let stop = async {
+            match self.stop_with_stdin {
+                true => drop(tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await),
+                false => std::future::pending().await,
+            }
+        };
+        hub::run(config, stop, |hub| {
             println!("the hub is ready at {}", hub.url);
             println!("try: KUBECONFIG={} kubectl get clusters", hub.kubeconfig.display());
         })

@@ -6,6 +6,7 @@
 mod attached;
 mod client;
 mod fleet;
+mod replicas;
 mod screen;
 mod stage;
 mod tour;

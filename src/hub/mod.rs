@@ -215,8 +215,8 @@ impl Hub {
     }
 }
 
-/// A hub until SIGTERM or SIGINT. `ready` is told once it answers.
-pub async fn run(config: Config, ready: impl FnOnce(&Hub)) -> anyhow::Result<()> {
+/// A hub until SIGTERM or SIGINT, or until `stop` ends. `ready` is told once it answers.
+pub async fn run(config: Config, stop: impl Future<Output = ()>, ready: impl FnOnce(&Hub)) -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
     let mut hub = Hub::start(config).await?;
@@ -224,6 +224,7 @@ pub async fn run(config: Config, ready: impl FnOnce(&Hub)) -> anyhow::Result<()>
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        () = stop => Ok(()),
         error = hub.failed() => Err(error),
     };
     hub.shutdown().await;

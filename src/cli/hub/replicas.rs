@@ -52,28 +52,7 @@ pub struct Invite {
 impl Invite {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let admin = self.connection.open().await?;
-        let replicas = admin.list(&REPLICA).await?;
-        let items = replicas["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let spec = |field: &'static str| items.iter().filter_map(move |item| item["spec"][field].as_str());
-        let pin: Digest = spec("peerAuthority").next().and_then(|text| text.parse().ok()).context(
-            "the hub names no replica that one could join: it keeps its store in memory, or is just starting",
-        )?;
-        let addresses = match self.peers.is_empty() {
-            true => spec("peerAddress").map(str::to_owned).collect(),
-            false => self.peers.clone(),
-        };
-        let secret = BASE64_URL_SAFE_NO_PAD.encode(random::<32>()?);
-        let suffix: String = random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
-        let invitation = Invitation::new(&format!("replica-{suffix}"), &secret, pin, addresses);
-        let seconds = self.ttl.as_secs().try_into().context("such a --ttl never ends")?;
-        let expires_at = Timestamp(jiff::Timestamp::now()).plus_seconds(seconds);
-        let token = json!({
-            "apiVersion": JOIN_TOKEN.gvk.api_version(),
-            "kind": JOIN_TOKEN.gvk.kind,
-            "metadata": {"name": invitation.name},
-            "spec": {"secretDigest": invitation.secret_digest(), "expiresAt": expires_at, "replica": true},
-        });
-        admin.create(&JOIN_TOKEN, &token).await?;
+        let (invitation, expires_at) = invite(&admin, self.ttl, &self.peers).await?;
         let revealed = invitation.reveal();
         let command = format!("hanse hub --join {revealed} --dir DIR --listen HOST:PORT --peer-listen HOST:PORT");
         match self.output {
@@ -91,6 +70,34 @@ impl Invite {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Has the hub store a token for one more replica. `peers` are where it reaches one that is there; where empty, what the
+/// hub knows of its replicas. With when it ends.
+pub async fn invite(admin: &Admin, ttl: Duration, peers: &[String]) -> anyhow::Result<(Invitation, Timestamp)> {
+    let replicas = admin.list(&REPLICA).await?;
+    let items = replicas["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let spec = |field: &'static str| items.iter().filter_map(move |item| item["spec"][field].as_str());
+    let pin: Digest = spec("peerAuthority").next().and_then(|text| text.parse().ok()).context(
+        "the hub names no replica that one could join: it keeps its store in memory, or is just starting",
+    )?;
+    let addresses = match peers.is_empty() {
+        true => spec("peerAddress").map(str::to_owned).collect(),
+        false => peers.to_vec(),
+    };
+    let secret = BASE64_URL_SAFE_NO_PAD.encode(random::<32>()?);
+    let suffix: String = random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let invitation = Invitation::new(&format!("replica-{suffix}"), &secret, pin, addresses);
+    let seconds = ttl.as_secs().try_into().context("such a time never ends")?;
+    let expires_at = Timestamp(jiff::Timestamp::now()).plus_seconds(seconds);
+    let token = json!({
+        "apiVersion": JOIN_TOKEN.gvk.api_version(),
+        "kind": JOIN_TOKEN.gvk.kind,
+        "metadata": {"name": invitation.name},
+        "spec": {"secretDigest": invitation.secret_digest(), "expiresAt": expires_at, "replica": true},
+    });
+    admin.create(&JOIN_TOKEN, &token).await?;
+    Ok((invitation, expires_at))
 }
 
 #[derive(clap::Args)]

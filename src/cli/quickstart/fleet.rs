@@ -76,24 +76,24 @@ impl Member {
     }
 
     /// Joins by an ordinary token, unless it did in an earlier run, and starts the agent.
-    pub async fn join(&mut self, hub: &Hub, url: &str, pin: Digest) -> anyhow::Result<()> {
+    pub async fn join(&mut self, hub: &Hub, urls: &[String], pin: Digest) -> anyhow::Result<()> {
         if self.keep.load()?.is_some_and(|kept| kept.identity.is_some()) {
-            return self.start(url);
+            return self.start(urls);
         }
         let token = hub.token(&self.name, &self.region, pin).await?;
         let system_uid = self.cluster.facts().await.with_context(|| format!("cannot read {}", self.name))?.system_uid;
-        let request = join::Request { urls: vec![url.to_owned()], token, cluster: self.name.clone(), system_uid };
+        let request = join::Request { urls: urls.to_vec(), token, cluster: self.name.clone(), system_uid };
         let joined = join::join(&request, &*self.keep, |_| ()).await;
         joined.with_context(|| format!("{} cannot join", self.name))?;
-        self.start(url)
+        self.start(urls)
     }
 
     /// Starts the agent with the identity and the ledger that it has.
-    pub fn start(&mut self, url: &str) -> anyhow::Result<()> {
+    pub fn start(&mut self, urls: &[String]) -> anyhow::Result<()> {
         let identity = self.keep.load()?.unwrap_or_default().identity;
         let identity = identity.with_context(|| format!("{} has not joined", self.name))?;
         let seed = uuid::Uuid::new_v4().as_u64_pair().0;
-        let link = link::start(link::Config { urls: vec![url.to_owned()], keep: self.keep.clone(), seed }, identity);
+        let link = link::start(link::Config { urls: urls.to_vec(), keep: self.keep.clone(), seed }, identity);
         let config = core::Config { instance: uuid::Uuid::new_v4().to_string(), seed, ..core::Config::default() };
         let (stop, ledger) = (CancellationToken::new(), DirectoryLedger::open(&self.dir.join("ledger"))?);
         let agent = tokio::spawn(agent::run(config, self.cluster.clone(), Box::new(ledger), link, stop.clone()));

@@ -13,12 +13,10 @@ use serde_json::Value;
 use super::{
     EXAMPLES, client,
     fleet::{self, Member},
+    replicas::Replicas,
     screen::{Cluster, Line, Picture, Screen},
 };
-use crate::{
-    hub,
-    kinds::{self, application::LAST_APPLIED_ANNOTATION},
-};
+use crate::kinds::{self, application::LAST_APPLIED_ANNOTATION};
 
 /// Silence after which a cluster is Unknown here: short, so that one sees it happen, and longer than a beat.
 const GRACE: Duration = Duration::from_secs(7);
@@ -35,41 +33,32 @@ pub struct Stage {
     pub kubeconfig: PathBuf,
     pub members: Vec<Member>,
     pub api: client::Hub,
-    pub url: String,
-    config: hub::Config,
+    pub urls: Vec<String>,
+    pub replicas: Replicas,
     /// Where members' agents keep theirs.
     fleet_dir: PathBuf,
-    hub: Option<hub::Hub>,
 }
 
 impl Stage {
     /// Starts the hub; nothing has joined yet.
     pub async fn open(dir: &Path, members: usize, screen: Screen) -> anyhow::Result<Self> {
-        let config = hub::Config {
-            listen: "127.0.0.1:0".into(),
-            peer_listen: "127.0.0.1:0".into(),
-            grace: GRACE,
-            ..hub::Config::new(dir)
-        };
-        let hub = hub::Hub::start(config.clone()).await.context("the hub does not start")?;
+        let replicas = Replicas::start(dir, GRACE).await.context("the hub does not start")?;
         let fleet_dir = dir.join("members");
-        let api = client::Hub::connect(&hub.kubeconfig).await?;
+        let kubeconfigs = replicas.kubeconfigs();
         Ok(Self {
             screen,
-            kubeconfig: hub.kubeconfig.clone(),
+            kubeconfig: kubeconfigs[0].clone(),
             members: fleet::simulated(members, &fleet_dir)?,
             fleet_dir,
-            api,
-            url: hub.url.clone(),
-            // From now on the same port, so that agents and kubeconfigs stay good over a restart.
-            config: hub::Config { listen: hub.address.to_string(), ..config },
-            hub: Some(hub),
+            api: client::Hub::connect(&kubeconfigs).await?,
+            urls: replicas.urls(),
+            replicas,
         })
     }
 
     /// Joins every member and applies the examples.
     pub async fn begin(&mut self, attach: &[String]) -> anyhow::Result<()> {
-        self.screen.note(&format!("hub at {}", self.url));
+        self.screen.note(&format!("hub at {}", self.urls.join(", ")));
         self.join(attach).await?;
         let (count, simulated) = (self.members.len(), self.members.iter().filter(|m| m.simulated.is_some()).count());
         self.screen.note(&format!("{count} member clusters joined, {simulated} of them simulated"));
@@ -82,9 +71,8 @@ impl Stage {
         for context in attach {
             self.members.push(Member::attached(context, &self.fleet_dir).await?);
         }
-        let hub = self.hub.as_ref().context("the hub is stopped")?;
-        let (api, url, pin) = (&self.api, &self.url, hub.pki.pin());
-        let joins = self.members.iter_mut().map(|member| member.join(api, url, pin));
+        let (api, urls, pin) = (&self.api, &self.urls, self.replicas.admin().await?.pin);
+        let joins = self.members.iter_mut().map(|member| member.join(api, urls, pin));
         futures::stream::iter(joins).buffer_unordered(JOINING_MAX).try_collect::<Vec<_>>().await?;
         // What is applied before a cluster has said how much room it has is placed without it.
         let count = self.members.len();
@@ -118,17 +106,6 @@ impl Stage {
         Ok(EXAMPLES.iter().map(|(file, _)| *file).collect())
     }
 
-    pub async fn stop_hub(&mut self) {
-        if let Some(hub) = self.hub.take() {
-            hub.shutdown().await;
-        }
-    }
-
-    pub async fn start_hub(&mut self) -> anyhow::Result<()> {
-        self.hub = Some(hub::Hub::start(self.config.clone()).await.context("the hub does not start again")?);
-        Ok(())
-    }
-
     /// Stops everything that was started. Simulated members are gone with it; what was applied to real ones is removed
     /// first, as far as they answer.
     pub async fn close(&mut self) {
@@ -142,7 +119,7 @@ impl Stage {
         for error in outcomes.into_iter().filter_map(Result::err) {
             self.screen.note(&format!("not everything was removed from the attached clusters: {error:#}"));
         }
-        self.stop_hub().await;
+        self.replicas.stop_all().await;
     }
 
     async fn withdraw(&self) -> anyhow::Result<()> {

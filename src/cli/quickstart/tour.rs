@@ -21,8 +21,10 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Runs every step; stops at the first that fails.
 pub async fn run(stage: &mut Stage, attach: &[String]) -> bool {
     let started = Instant::now();
-    let url = stage.url.clone();
-    stage.screen.note(&format!("hub at {url}; its member clusters are simulated, everything else is as in production"));
+    let url = stage.urls.join(", ");
+    stage.screen.note(&format!(
+        "three replicas of a hub at {url}; the member clusters are simulated, everything else is as in production"
+    ));
     macro_rules! steps {
         ($($title:literal => $step:expr;)*) => {$(
             let begun = Instant::now();
@@ -44,6 +46,7 @@ pub async fn run(stage: &mut Stage, attach: &[String]) -> bool {
         "drift is repaired" => drift(stage);
         "scaling up adds where there is room" => scale(stage, 18);
         "a silent cluster is Unknown, nothing else" => silence(stage);
+        "the leader is killed, and the others go on" => kill_leader(stage);
         "a restart of the hub rewrites nothing" => restart(stage);
         "deleting leaves nothing behind" => delete(stage);
     }
@@ -110,11 +113,11 @@ async fn scale(stage: &Stage, replicas: u64) -> anyhow::Result<String> {
 /// An agent stops; its cluster runs on, and is welcome again.
 async fn silence(stage: &mut Stage) -> anyhow::Result<String> {
     let last = stage.members.iter().rposition(|member| member.simulated.is_some()).context("no simulated member")?;
-    let (name, url) = (stage.members[last].name.clone(), stage.url.clone());
+    let (name, urls) = (stage.members[last].name.clone(), stage.urls.clone());
     let (before, (_, deletes)) = (deployed(stage, "web"), stage.member_writes());
     stage.members[last].stop().await;
     stage.until("it is Unknown", |picture| picture.ready(&name) == Some("Unknown")).await?;
-    stage.members[last].start(&url)?;
+    stage.members[last].start(&urls)?;
     stage.until("it is Ready again", |picture| picture.ready(&name) == Some("True")).await?;
     stage.until("everything runs again", Picture::is_running).await?;
     ensure!(deployed(stage, "web") == before, "replicas changed while {name} was silent");
@@ -122,11 +125,32 @@ async fn silence(stage: &mut Stage) -> anyhow::Result<String> {
     Ok(format!("{name} was away; nothing was moved or removed"))
 }
 
+/// Its process is gone without a word. What it had acknowledged is there, writes go on, and no member is touched.
+async fn kill_leader(stage: &mut Stage) -> anyhow::Result<String> {
+    let before = stage.member_writes();
+    let killed = stage.replicas.kill_leader().await?;
+    let begun = Instant::now();
+    // An object that concerns no member.
+    let note = json!({"metadata": {"annotations": {"tour": "written without it"}}});
+    stage.api.patch(&kinds::NAMESPACE, "", "default", &note).await?;
+    let written = begun.elapsed();
+    poll("another replica leads", || async {
+        Ok(stage.replicas.leader().await?.is_some_and(|leader| leader != killed))
+    })
+    .await?;
+    let leader = stage.replicas.leader().await?.unwrap_or_default();
+    let count = stage.members.len();
+    stage.until("every agent has found another replica", |picture| picture.available() == count && picture.is_running()).await?;
+    stage.replicas.start_all().await?;
+    ensure!(stage.member_writes() == before, "members were written to");
+    Ok(format!("replica {killed} was; {leader} leads, a write was done {} ms later", written.as_millis()))
+}
+
 async fn restart(stage: &mut Stage) -> anyhow::Result<String> {
     let before = stage.member_writes();
     let revisions = revisions(stage).await?;
-    stage.stop_hub().await;
-    stage.start_hub().await?;
+    stage.replicas.stop_all().await;
+    stage.replicas.start_all().await?;
     let count = stage.members.len();
     stage.until("everything is back", |picture| picture.available() == count && picture.is_running()).await?;
     tokio::time::sleep(SILENCE).await;

@@ -417,8 +417,10 @@ impl Replica {
         if leadership.borrow().leader != Some(self.id) || self.call(Call::Event(Event::HandOver)).is_err() {
             return true;
         }
-        let another = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.id));
-        matches!(tokio::time::timeout(HAND_OVER_TIMEOUT, another).await, Ok(Ok(_)))
+        // Without a leader afterwards there was nobody to give it to.
+        let over = leadership.wait_for(|now| now.leader != Some(self.id));
+        let over = tokio::time::timeout(HAND_OVER_TIMEOUT, over).await;
+        matches!(over, Ok(Ok(now)) if now.leader.is_some())
     }
 
     #[cfg(test)]
