@@ -78,9 +78,10 @@ pub async fn invite(admin: &Admin, ttl: Duration, peers: &[String]) -> anyhow::R
     let replicas = admin.list(&REPLICA).await?;
     let items = replicas["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let spec = |field: &'static str| items.iter().filter_map(move |item| item["spec"][field].as_str());
-    let pin: Digest = spec("peerAuthority").next().and_then(|text| text.parse().ok()).context(
-        "the hub names no replica that one could join: it keeps its store in memory, or is just starting",
-    )?;
+    let pin: Digest = spec("peerAuthority")
+        .next()
+        .and_then(|text| text.parse().ok())
+        .context("the hub names no replica that one could join: it keeps its store in memory, or is just starting")?;
     let addresses = match peers.is_empty() {
         true => spec("peerAddress").map(str::to_owned).collect(),
         false => peers.to_vec(),

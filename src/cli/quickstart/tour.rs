@@ -140,7 +140,9 @@ async fn kill_leader(stage: &mut Stage) -> anyhow::Result<String> {
     .await?;
     let leader = stage.replicas.leader().await?.unwrap_or_default();
     let count = stage.members.len();
-    stage.until("every agent has found another replica", |picture| picture.available() == count && picture.is_running()).await?;
+    stage
+        .until("every agent has found another replica", |picture| picture.available() == count && picture.is_running())
+        .await?;
     stage.replicas.start_all().await?;
     ensure!(stage.member_writes() == before, "members were written to");
     Ok(format!("replica {killed} was; {leader} leads, a write was done {} ms later", written.as_millis()))
