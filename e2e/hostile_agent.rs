@@ -599,7 +599,7 @@ async fn a_clock_a_day_off_is_said_on_both_sides() {
         cluster: String::new(),
         system_uid: "system-eu".into(),
         agent_version: String::new(),
-        agent_time: now().plus_seconds(86_400),
+        agent_time: now().plus_seconds(86_400 + 60),
     };
     let mut client = JoiningClient::new(target.dial(None).await);
     let status = client.join(proto::JoinRequest::from(&call)).await.expect_err("a day off");

@@ -129,10 +129,7 @@ impl Running {
         let authority = self.here.peer_authority;
         self.network.admit(Joining::new(store.clone(), self.hub.clone(), &secrets, authority, audit));
         let view = self.view.clone().run(dir.join(STORE), stop.clone());
-        tasks.spawn(async move {
-            view.await;
-            Ok(())
-        });
+        tasks.spawn(view);
         let (belonging, network, dir) = (self.belonging.clone(), self.network.clone(), dir.to_owned());
         let ended = stop.clone();
         tasks.spawn(async move {

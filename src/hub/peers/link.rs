@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -166,14 +169,25 @@ impl Link {
         Ok(answer.map(tonic::Response::into_inner))
     }
 
-    pub async fn commit(&self, command: Bytes) -> Result<Outcome, Refusal> {
+    /// Has the other replica commit a command, and waits no longer than until `over`.
+    pub async fn commit(&self, command: Bytes, over: impl Future<Output = ()>) -> Result<Outcome, Refusal> {
         let request = proto::CommitRequest { command };
-        match self.call(async |mut client| client.commit(request).await).await? {
+        let left = AtomicBool::new(false);
+        let call = self.call(async |mut client| {
+            left.store(true, Ordering::Relaxed);
+            client.commit(request).await
+        });
+        let answer = tokio::select! {
+            answer = call => answer?,
+            () = over => Err(Status::aborted("another replica leads by now")),
+        };
+        match answer {
             Ok(reply) => calls::decode_commit(reply),
-            Err(status) => {
+            Err(status) if left.into_inner() => {
                 tracing::debug!(replica = self.id, %status, "the answer to a command was lost");
                 Ok(Outcome::Unknown)
             }
+            Err(status) => Err(Refusal::Unreachable { to: self.id, why: status.message().to_owned() }),
         }
     }
 

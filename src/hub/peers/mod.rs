@@ -171,6 +171,18 @@ impl Network {
         self.link(id)?.read(key).await
     }
 
+    /// Ends once a replica other than this one leads. One that hangs would be waited for in vain: what it was asked may have been
+    /// done or not, and who asks again is answered by the next one.
+    async fn another_leads(&self, leader: ReplicaId) {
+        let leadership = self.local().map(|local| local.leadership());
+        if let Some(mut leadership) = leadership
+            && leadership.wait_for(|now| now.leader.is_some_and(|other| other != leader)).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
     fn local(&self) -> Option<Arc<dyn Local>> {
         self.local.get().and_then(Weak::upgrade)
     }
@@ -201,7 +213,7 @@ impl Peers for Network {
     }
 
     async fn commit(&self, leader: ReplicaId, command: Bytes) -> Result<Outcome, Refusal> {
-        self.link(leader)?.commit(command).await
+        self.link(leader)?.commit(command, self.another_leads(leader)).await
     }
 
     async fn fetch(&self, from: ReplicaId, snapshot: &SnapshotId, after: Option<&Key>) -> Result<Chunk, Refusal> {

@@ -271,6 +271,28 @@ async fn a_command_is_undone_only_where_nothing_of_it_left() {
     assert_eq!(unreachable(one.network.commit(2, put("a")).await), 2, "the connection is known to be gone");
 }
 
+#[tokio::test]
+async fn nobody_waits_for_a_leader_that_is_none_any_more() {
+    let keys = keys();
+    let one = Replica::start(&keys.pki, 1).await;
+    let tls = Tls::new(keys.pki.clone(), &HUB.into(), 2, now()).expect("TLS");
+    let two = Replica::with(tls, "127.0.0.1:0", |notes| notes.hangs = true).await;
+    one.knows(&[&two]);
+    let network = one.network.clone();
+    let waiting = tokio::spawn(async move { network.commit(2, put("a")).await });
+    while two.local.taken.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let leads = |leader| Leadership { term: 2, leader, here: false };
+    for same in [None, Some(2)] {
+        one.local.leadership.send_replace(leads(same));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!waiting.is_finished(), "it may still answer");
+    }
+    one.local.leadership.send_replace(leads(Some(3)));
+    assert_eq!(waiting.await.expect("no panic"), Ok(Outcome::Unknown));
+}
+
 /// Passes bytes on until it is cut.
 async fn proxy(to: SocketAddr) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::bail;
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -44,8 +45,8 @@ impl View {
         Arc::new(Self { network, answers: RwLock::default() })
     }
 
-    /// Asks the others, over and over, and measures this one's directory.
-    pub async fn run(self: Arc<Self>, dir: PathBuf, stop: CancellationToken) {
+    /// Asks the others, over and over, and measures this one's directory. Ends early where they are a group without it.
+    pub async fn run(self: Arc<Self>, dir: PathBuf, stop: CancellationToken) -> anyhow::Result<()> {
         for round in 0u32.. {
             if round.is_multiple_of(DISK_ROUNDS) {
                 let dir = dir.clone();
@@ -54,14 +55,23 @@ impl View {
                 }
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 () = self.ask() => {}
             }
+            if let Some(id) = self.network.replica()
+                && is_removed(id, &self.answers.read())
+            {
+                bail!(
+                    "replica {id} was removed from its group: its directory is of no use any more; to be one of them again, join \
+                     with an empty one (hanse hub invite)"
+                );
+            }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(INTERVAL) => {}
             }
         }
+        Ok(())
     }
 
     /// One round: whoever does not answer within the interval does not answer.
@@ -80,6 +90,16 @@ impl View {
         }
         *self.answers.write() = answers;
     }
+}
+
+/// Whether a replica that was in the group is no more: it has seen so itself, or the one that leads, and knows no less, says
+/// so. One that only just joined has nothing yet that it could have been removed from.
+fn is_removed(id: ReplicaId, answers: &BTreeMap<ReplicaId, Answer>) -> bool {
+    let Some(Ok(own)) = answers.get(&id) else { return false };
+    let was_in = own.status.applied > 0 && own.status.role != Role::Leader;
+    let without = |report: &Report| !report.status.members.is_empty() && !report.status.members.contains_key(&id);
+    let leads = |report: &&Report| report.status.leadership.here && report.status.applied >= own.status.applied;
+    was_in && (without(own) || answers.values().flatten().filter(leads).any(without))
 }
 
 /// What is shown of each replica, by id: those that were asked, and those that the group is of.
@@ -220,6 +240,24 @@ mod tests {
         let shown = statuses(&[(1, Ok(report(1, Role::Candidate, 10)))].into());
         assert_eq!(shown.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(shown[&2]["role"], "Unreachable");
+    }
+
+    #[test]
+    fn a_replica_knows_that_it_was_removed_and_does_not_guess() {
+        let group = |own: Report, leader: Report| [(5, Ok(own)), (1, Ok(leader))].into();
+        let own = |applied| {
+            let mut own = report(5, Role::Follower, applied);
+            own.status.members.insert(5, MemberStatus::default());
+            own
+        };
+        let leader = |applied| report(1, Role::Leader, applied);
+        assert!(is_removed(5, &group(own(8), leader(10))), "the leader says so");
+        assert!(is_removed(5, &group(report(5, Role::Follower, 8), leader(0))), "it has seen so itself");
+        assert!(!is_removed(5, &group(own(0), leader(10))), "it is not in it yet");
+        assert!(!is_removed(5, &group(own(12), leader(10))), "that leader may not have heard of it yet");
+        assert!(!is_removed(5, &group(own(8), report(1, Role::Follower, 10))), "that one does not lead");
+        assert!(!is_removed(1, &group(own(8), leader(10))));
+        assert!(!is_removed(5, &[(5, Ok(own(8))), (1, Err("away".to_owned()))].into()), "silence says nothing");
     }
 
     #[test]
