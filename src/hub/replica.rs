@@ -127,7 +127,7 @@ impl Running {
         let store: Arc<dyn Store> = self.replica.clone();
         let secrets = dir.join("pki");
         let authority = self.here.peer_authority;
-        self.network.admit(Joining::new(store.clone(), self.hub.clone(), &secrets, authority, audit));
+        self.network.admit(Joining::new(self.hub.clone(), &secrets, authority, audit));
         let view = self.view.clone().run(dir.join(STORE), stop.clone());
         tasks.spawn(view);
         let (belonging, network, dir) = (self.belonging.clone(), self.network.clone(), dir.to_owned());

@@ -3,7 +3,13 @@
 //! Owns: the exchange on both sides and the token's text. Must never: send the secret before the hub is known by the
 //! token's pin, give keys for a token that is unknown, used by another, or out of time, or give a number twice.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -113,12 +119,11 @@ pub struct Addresses {
     pub url: String,
 }
 
-/// The side that is asked; any replica is.
+/// The side that is asked; any replica is. It holds no store: the store holds the network, and that holds this.
 pub struct Joining {
-    store: Arc<dyn Store>,
     hub: Uid,
     /// `DIR/pki`.
-    secrets: std::path::PathBuf,
+    secrets: PathBuf,
     pin: Digest,
     audit: join::Audit,
     limiter: Mutex<Limiter>,
@@ -167,13 +172,14 @@ fn decide(token: &JoinToken, key: &str, now: Timestamp) -> Result<Step, Refusal>
 }
 
 impl Joining {
-    pub fn new(store: Arc<dyn Store>, hub: Uid, secrets: &Path, pin: Digest, audit: join::Audit) -> Self {
+    pub fn new(hub: Uid, secrets: &Path, pin: Digest, audit: join::Audit) -> Self {
         let (secrets, started) = (secrets.to_owned(), std::time::Instant::now());
-        Self { store, hub, secrets, pin, audit, limiter: Mutex::default(), started }
+        Self { hub, secrets, pin, audit, limiter: Mutex::default(), started }
     }
 
     pub async fn call(
         &self,
+        store: &dyn Store,
         request: proto::JoinRequest,
         remote: Option<std::net::IpAddr>,
     ) -> Result<proto::JoinReply, Status> {
@@ -192,7 +198,7 @@ impl Joining {
             outcome: "Created",
             message: format!("at {:.253}", request.peer_address),
         };
-        let answer = self.admit(&request, &called.key_fingerprint).await;
+        let answer = self.admit(store, &request, &called.key_fingerprint).await;
         match &answer {
             Ok(reply) => called.cluster = reply.replica.to_string(),
             Err(refusal) => {
@@ -204,7 +210,12 @@ impl Joining {
         answer.map_err(|refusal| Status::new(refusal.code, refusal.message))
     }
 
-    async fn admit(&self, request: &proto::JoinRequest, key: &str) -> Result<proto::JoinReply, Refusal> {
+    async fn admit(
+        &self,
+        store: &dyn Store,
+        request: &proto::JoinRequest,
+        key: &str,
+    ) -> Result<proto::JoinReply, Refusal> {
         let invalid = |message: &str| {
             Err(Refusal { code: Code::InvalidArgument, reason: "RequestInvalid", message: message.into() })
         };
@@ -220,7 +231,7 @@ impl Joining {
         for _ in 0..ATTEMPTS_MAX {
             let now = Timestamp(jiff::Timestamp::now());
             let entry = match check_label(&request.token) {
-                Ok(()) => self.store.get(&keys::key(&JOIN_TOKEN, "", &request.token)).await.map_err(unavailable)?,
+                Ok(()) => store.get(&keys::key(&JOIN_TOKEN, "", &request.token)).await.map_err(unavailable)?,
                 Err(_) => None,
             };
             let token: Option<JoinToken> =
@@ -229,12 +240,12 @@ impl Joining {
             let Some(entry) = &entry else { continue };
             let id = match decide(token, key, now)? {
                 Step::Again(id) => id,
-                Step::Make => match self.make(request, key, entry, now).await? {
+                Step::Make => match self.make(store, request, key, entry, now).await? {
                     Some(id) => id,
                     None => continue,
                 },
             };
-            return self.reply(id).await;
+            return self.reply(store, id).await;
         }
         Err(Refusal { code: Code::Unavailable, reason: "Busy", message: "the group keeps changing; try again".into() })
     }
@@ -242,12 +253,13 @@ impl Joining {
     /// The next number, the Replica and the used token in one transaction; `None` where something changed meanwhile.
     async fn make(
         &self,
+        store: &dyn Store,
         request: &proto::JoinRequest,
         key: &str,
         token: &Entry,
         now: Timestamp,
     ) -> Result<Option<ReplicaId>, Refusal> {
-        let group = members::read_group(&*self.store).await.map_err(unavailable)?;
+        let group = members::read_group(store).await.map_err(unavailable)?;
         let Some((group_entry, group)) = group else {
             return Err(Refusal {
                 code: Code::Unavailable,
@@ -274,15 +286,15 @@ impl Joining {
                 Operation::Put(replica_key, object::encode(&member.object(&uuid::Uuid::new_v4().to_string(), now))),
             ],
         };
-        match self.store.commit(transaction).await.map_err(unavailable)? {
+        match store.commit(transaction).await.map_err(unavailable)? {
             Outcome::Committed(_) => Ok(Some(id)),
             Outcome::Conflict(_) | Outcome::Unknown => Ok(None),
         }
     }
 
-    async fn reply(&self, id: ReplicaId) -> Result<proto::JoinReply, Refusal> {
+    async fn reply(&self, store: &dyn Store, id: ReplicaId) -> Result<proto::JoinReply, Refusal> {
         let prefix = keys::prefix(&REPLICA, Some(""));
-        let page = self.store.list(List { prefix, after: None, limit: 0, at: None }).await.map_err(unavailable)?;
+        let page = store.list(List { prefix, after: None, limit: 0, at: None }).await.map_err(unavailable)?;
         let members: Vec<Member> = page.entries.iter().filter_map(Member::read).collect();
         if members.iter().all(|member| member.id != id) {
             let message = format!("replica {id}, which this token made, was removed since: a new token is needed");
@@ -294,7 +306,7 @@ impl Joining {
         Ok(proto::JoinReply {
             replica: id,
             hub: self.hub.0.clone(),
-            incarnation: self.store.incarnation().0.clone(),
+            incarnation: store.incarnation().0.clone(),
             members: members.into_iter().map(address).collect(),
             secrets: secrets.into_iter().map(secret).collect(),
         })

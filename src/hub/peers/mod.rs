@@ -72,7 +72,8 @@ pub trait Local: Send + Sync + 'static {
     fn store(&self) -> &dyn Store;
 }
 
-/// All connections of this replica to others. The store is opened with it, so it begins without knowing the replica it
+/// All connections of this replica to others. The store is opened with it and holds it, so it must not hold the store: its
+/// directory would never be free again. And so it begins without knowing the replica it
 /// is of: [`Network::identify`] comes before anything is sent, [`Network::attach`] before anything is received.
 pub struct Network {
     tls: OnceLock<Arc<Tls>>,

@@ -212,6 +212,7 @@ impl proto::peers_server::Peers for Service {
         let remote = request.extensions().get::<Remote>().map(|remote| remote.0.ip());
         let joining = self.network.joining.get();
         let joining = joining.ok_or_else(|| Status::unavailable("this replica is starting"))?;
-        joining.call(request.into_inner(), remote).await.map(Response::new)
+        let local = self.local()?;
+        joining.call(local.store(), request.into_inner(), remote).await.map(Response::new)
     }
 }

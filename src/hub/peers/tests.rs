@@ -500,7 +500,7 @@ async fn open_to_joiners(keys: &Keys, dir: &std::path::Path) -> Replica {
     members::announce(&*one.local.store, &here, now()).await.expect("announced");
     std::fs::write(dir.join(pki::RESUME_KEY), [7; 32]).expect("a key");
     let audit = Arc::new(|_: crate::hub::join::Called| ());
-    one.network.admit(Joining::new(one.local.store.clone(), HUB.into(), dir, keys.pki.peers.pin(), audit));
+    one.network.admit(Joining::new(HUB.into(), dir, keys.pki.peers.pin(), audit));
     one
 }
 
