@@ -60,23 +60,40 @@ impl Federation {
     /// A running hub that listens on `host`, with more flags.
     #[track_caller]
     pub fn start_with(host: Ipv4Addr, flags: &[&str]) -> Federation {
-        let directory = run::current().new_directory("hub");
-        let address = format!("{host}:{}", free_port());
-        let url = format!("https://{address}");
-        let mut all =
-            ["--listen", &address, "--advertise", &url, "--peer-listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
-        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let kubeconfig = directory.join("data/admin.kubeconfig");
-        let mut federation = Federation { url, kubeconfig, directory, flags: all, hub: None };
+        let mut federation = Federation::prepare(host, flags);
         federation.start_hub();
         federation
+    }
+
+    /// One more replica of a hub, started on what `hanse hub invite` printed.
+    #[track_caller]
+    pub fn start_replica(invitation: &str) -> Federation {
+        let mut federation = Federation::prepare(Ipv4Addr::LOCALHOST, &[]);
+        federation.start_hub_once(&["--join", invitation]);
+        federation
+    }
+
+    fn prepare(host: Ipv4Addr, flags: &[&str]) -> Federation {
+        let directory = run::current().new_directory("hub");
+        let address = format!("{host}:{}", free_port());
+        let (url, peer) = (format!("https://{address}"), format!("127.0.0.1:{}", free_port()));
+        let mut all = ["--listen", &address, "--advertise", &url, "--peer-listen", &peer].map(str::to_owned).to_vec();
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let kubeconfig = directory.join("data/admin.kubeconfig");
+        Federation { url, kubeconfig, directory, flags: all, hub: None }
     }
 
     /// Starts the hub on what it has in its directory, and waits until it is ready.
     #[track_caller]
     pub fn start_hub(&mut self) {
+        self.start_hub_once(&[]);
+    }
+
+    /// With flags that later starts go without.
+    #[track_caller]
+    fn start_hub_once(&mut self, flags: &[&str]) {
         let mut command = Command::new(HANSE);
-        command.args(["hub", "--dir"]).arg(self.directory.join("data")).args(&self.flags);
+        command.args(["hub", "--dir"]).arg(self.directory.join("data")).args(&self.flags).args(flags);
         let mut process = Process::spawn(command, &self.directory.join("hub.log"));
         wait::until("the hub to be ready", SOON, || {
             assert!(process.ended().is_none(), "the hub ended; {}", process.log_tail());

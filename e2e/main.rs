@@ -29,6 +29,7 @@ mod faults;
 mod hostile_agent;
 mod quickstart;
 mod replicas;
+mod replicas_agents;
 mod scenarios_application;
 mod scenarios_joining;
 mod scenarios_outage;

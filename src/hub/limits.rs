@@ -52,6 +52,9 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// How often a quiet watch that asked for bookmarks gets one.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a request may wait for this replica to have seen what its client has seen at another.
+pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
+pub const CATCH_UP_POLL: Duration = Duration::from_millis(20);
 /// Watches without `timeoutSeconds` end after this.
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 

@@ -128,6 +128,7 @@ impl Shell {
         match action {
             Action::Connect(address) => match self.connect(&self.url(address)).await {
                 Ok((outbox, stream)) => {
+                    info!(url = self.url(address), "a stream to the hub stands");
                     self.stream = Some(stream);
                     self.events.send(LinkEvent::Opened(outbox)).await.ok()?;
                     Some(Event::Opened)

@@ -118,7 +118,7 @@ async fn remove(
         return Ok(Some(written(answer, None)));
     }
     let compares = vec![Compare::Modified(entry.key.clone(), entry.modified)];
-    match api.store.commit(Transaction { compares, operations: vec![operation] }).await? {
+    match api.commit(Transaction { compares, operations: vec![operation] }).await? {
         Outcome::Committed(revision) => {
             let mut answer = answer;
             if finalizers > 0 {

@@ -5,6 +5,7 @@
 //! where anything runs, write what control owns, or ignore what it does not serve: that is refused in words.
 
 mod body;
+mod commit;
 mod delete;
 mod discovery;
 mod names;
@@ -40,7 +41,7 @@ use super::{
 use crate::{
     kinds::Kind,
     model::{FieldError, GroupVersionKind, Timestamp, Uid},
-    store::Store,
+    store::{self, Outcome, Store, Transaction},
 };
 
 /// What the API is made of.
@@ -92,6 +93,10 @@ impl Api {
 
     fn now(&self) -> Timestamp {
         Timestamp(jiff::Timestamp::now())
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, store::Error> {
+        commit::commit(&*self.store, transaction).await
     }
 
     fn view(&self, kind: &Kind) -> Option<Arc<dyn View>> {

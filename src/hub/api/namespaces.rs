@@ -59,19 +59,19 @@ pub async fn delete(
     mark_deleted(&mut closed, api.now(), origin);
     closed["status"]["phase"] = json!("Terminating");
     let closing = swap(entry, Operation::Put(entry.key.clone(), write::encode(&closed)?));
-    let Outcome::Committed(revision) = api.store.commit(closing).await? else {
+    let Outcome::Committed(revision) = api.commit(closing).await? else {
         return Err(Refusal::modified(target.kind, name));
     };
     let closed_entry = Entry { modified: revision, ..entry.clone() };
     if let Err(refusal) = refuse_if_held(api, target.kind, name).await {
         let reopening = swap(&closed_entry, Operation::Put(entry.key.clone(), entry.value.clone()));
-        api.store.commit(reopening).await?;
+        api.commit(reopening).await?;
         return Err(refusal);
     }
     for kind in kinds::all().into_iter().filter(|kind| kind.is_namespaced() && kind.backing == Backing::Store) {
         delete::sweep(api, kind, name).await?;
     }
-    match api.store.commit(swap(&closed_entry, Operation::Delete(entry.key.clone()))).await? {
+    match api.commit(swap(&closed_entry, Operation::Delete(entry.key.clone()))).await? {
         Outcome::Committed(revision) => {
             Ok(Written { code: StatusCode::OK, object: answer, revision: Some(revision), warnings: vec![] })
         }

@@ -17,7 +17,7 @@ use super::{
     table::{self, Include},
 };
 use crate::{
-    hub::keys,
+    hub::{keys, limits},
     kinds::{Backing, Kind},
     store::{Entry, Key, List, Page, Revision, object},
 };
@@ -72,7 +72,10 @@ pub async fn list(api: &Api, target: &Target, query: &Query, form: Form) -> Resu
     }
     let found = match target.kind.backing {
         Backing::Store => select(api, target, &options).await?,
-        Backing::View | Backing::Review(_) => view_list(api, target, &options)?,
+        Backing::View | Backing::Review(_) => {
+            catch_up(api, target.kind, &options).await;
+            view_list(api, target, &options)?
+        }
     };
     let mut metadata = json!({"resourceVersion": found.revision.to_string()});
     if let Some(token) = found.continuation {
@@ -204,6 +207,17 @@ fn spliced(kind: &Kind, page: &Page, continuation: Option<String>) -> Result<Res
     let mut response = Response::new(Body::from(Bytes::from(out)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// A client that comes from another replica may know of more than this one's view has seen.
+async fn catch_up(api: &Api, kind: &Kind, options: &ListOptions) {
+    let (Some(view), At::Newest { least }) = (api.view(kind), options.at) else { return };
+    let reached = async {
+        while view.revision() < least {
+            tokio::time::sleep(limits::CATCH_UP_POLL).await;
+        }
+    };
+    let _behind = tokio::time::timeout(limits::CATCH_UP_TIMEOUT, reached).await;
 }
 
 fn view_list(api: &Api, target: &Target, options: &ListOptions) -> Result<Found> {

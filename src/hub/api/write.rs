@@ -161,7 +161,7 @@ async fn insert(api: &Api, request: &Request<'_>, mut value: Value) -> Result<Wr
             }
             None
         } else {
-            match api.store.commit(transaction).await? {
+            match api.commit(transaction).await? {
                 Outcome::Committed(revision) => Some(revision),
                 Outcome::Conflict(found) if found.first().is_some_and(Option::is_some) => {
                     return Err(Refusal::already_exists(kind, &name));
@@ -274,7 +274,7 @@ pub async fn replace(
         return Ok(Some(Written { code: StatusCode::OK, object: new, revision: None, warnings: vec![] }));
     }
     let compares = vec![Compare::Modified(entry.key.clone(), entry.modified)];
-    match api.store.commit(Transaction { compares, operations: vec![operation] }).await? {
+    match api.commit(Transaction { compares, operations: vec![operation] }).await? {
         Outcome::Committed(revision) => {
             object::set_resource_version(&mut new, revision);
             Ok(Some(Written { code: StatusCode::OK, object: new, revision: Some(revision), warnings: vec![] }))

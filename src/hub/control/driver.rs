@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Who leads: its key is compared in every transaction of the controllers.
-const LEADER: &str = "/hanse/internal/leader";
+pub(in crate::hub) const LEADER: &str = "/hanse/internal/leader";
 /// Words of replicas taken in one go before the store is listened to again.
 const BURST: usize = 64;
 /// After the store said no, or another process took the lead from one that still believes to have it.
@@ -69,11 +69,12 @@ pub async fn run(
             tracing::info!(term = now.term, "this replica leads");
             let mut lost = leadership.clone();
             let ended = tokio::select! {
-                ended = lead(&store, &settings, &reception) => ended,
+                biased;
                 Ok(_) = lost.wait_for(|lost| !lost.here || lost.term != now.term) => {
                     tracing::info!(term = now.term, "this replica leads no more");
                     continue;
                 }
+                ended = lead(&store, &settings, &reception) => ended,
             };
             match ended {
                 Err(error @ Error::Closed(_)) => return error,
@@ -155,7 +156,7 @@ impl Turn<'_> {
                     self.lines.insert(line, tell);
                     (Instant::now(), leader::Event::Opened(line))
                 }
-                Word::Said { line, at, said } => (at.into_std(), leader::Event::Said(line, said)),
+                Word::Said { line, at, said } => (at.into_std(), leader::Event::Said(line, *said)),
                 Word::Closed { line } => {
                     self.lines.remove(&line);
                     (Instant::now(), leader::Event::Closed(line))

@@ -13,6 +13,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(test)]
+pub(super) use self::driver::LEADER;
 pub use self::driver::{Beats, run};
 use self::{
     applications::{Due, RenderFaults},

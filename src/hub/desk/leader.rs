@@ -204,7 +204,7 @@ impl Desk {
         let mut effects = Vec::new();
         for (replica, open) in &mut self.lines {
             let done = open.owed.iter().take_while(|(handed, _)| *handed <= settled).count();
-            if let Some((_, number)) = open.owed.drain(..done).last() {
+            if let Some((_, number)) = open.owed.drain(..done).next_back() {
                 let line = Line { replica: *replica, line: open.line };
                 effects.push(Effect::Tell(line, FromDesk::Settled { number }));
             }

@@ -24,7 +24,7 @@ const TELLS_MAX: usize = 1024;
 #[derive(Debug)]
 pub enum Word {
     Opened { line: Line, tell: mpsc::Sender<FromDesk> },
-    Said { line: Line, at: Instant, said: ToDesk },
+    Said { line: Line, at: Instant, said: Box<ToDesk> },
     Closed { line: Line },
 }
 
@@ -79,7 +79,7 @@ impl Reception {
                     () = words.closed() => return,
                 };
                 let word = match said {
-                    Some(said) => Word::Said { line, at: Instant::now(), said },
+                    Some(said) => Word::Said { line, at: Instant::now(), said: Box::new(said) },
                     None => Word::Closed { line },
                 };
                 let over = matches!(word, Word::Closed { .. });

@@ -477,3 +477,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_new_leader_places_on_no_cluster_before_its_fresh_sketch() {
+    let mut world = World::with(&[("eu", 40)]);
+    let eu = Uid::from(world.cluster("eu")["metadata"]["uid"].as_str().expect("a uid"));
+    world.agent("eu").up = false;
+    world.restart();
+    assert_eq!(world.cluster("eu")["status"]["sketch"]["nodes"], 1, "what was known of it before is stored");
+    world.step(Event::Agent(FromAgent::Beat { cluster: eu }));
+    let web = world.apply("web", 2, json!([]));
+    world.settle();
+    assert_eq!(world.shares(&web), BTreeMap::new(), "what it has room for by now, nobody has said");
+    world.agent("eu").up = true;
+    world.settle();
+    assert_eq!(world.shares(&web), [("eu".to_owned(), 2)].into());
+}
+
+#[test]
+fn a_new_leader_gives_every_cluster_a_fresh_term_of_grace() {
+    let grace_ms = Settings::default().grace_ms;
+    let mut world = World::with(&[("eu", 40)]);
+    world.agent("eu").up = false;
+    world.pass(grace_ms - 10_000);
+    world.restart();
+    world.pass(grace_ms - 1_000);
+    let ready = |world: &World| World::condition(&world.cluster("eu"), "Ready")["status"].clone();
+    assert_eq!(ready(&world), "True", "silence before this process led does not count");
+    world.pass(grace_ms / 5 + 1_000);
+    assert_eq!(ready(&world), "Unknown");
+}
+
+#[test]
+fn two_holders_of_one_identity_are_frozen_once_and_a_person_ends_it() {
+    let mut world = World::with(&[("eu", 40)]);
+    let eu = Uid::from(world.cluster("eu")["metadata"]["uid"].as_str().expect("a uid"));
+    world.step(Event::Agent(FromAgent::Frozen { cluster: eu }));
+    world.settle();
+    assert_eq!(World::condition(&world.cluster("eu"), "Ready")["reason"], "IdentityFrozen");
+    assert!(world.cluster("eu")["metadata"]["annotations"]["hanse.dev/identity-frozen"].is_string());
+    world.edit(&CLUSTER, "", "eu", |object| object["metadata"]["annotations"] = json!({}));
+    world.settle();
+    assert_eq!(World::condition(&world.cluster("eu"), "Ready")["status"], "True");
+    assert!(world.cluster("eu")["metadata"]["annotations"]["hanse.dev/identity-frozen"].is_null());
+}

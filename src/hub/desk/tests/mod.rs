@@ -1,5 +1,7 @@
 //! Outposts and desks, with leaders that come and go between them.
 
+mod shells;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
