@@ -78,6 +78,8 @@ impl Core {
                     && !joint;
                 if sound && !members.contains(&&0) { Ok(()) } else { Err(Refused::Ignored) }
             }
+            // Alone, it would lead on the spot, for which the library wants its whole log on the disk.
+            MessageType::MsgTimeoutNow if self.is_alone() => Err(Refused::Ignored),
             MessageType::MsgReadIndex if message.entries.len() != 1 => Err(Refused::Ignored),
             MessageType::MsgAppendResponse
             | MessageType::MsgHeartbeat

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use raft::{ProgressState, SnapshotStatus};
+use raft::{
+    ProgressState, SnapshotStatus,
+    eraftpb::{self, EntryType},
+};
 
 use super::Core;
 use crate::store::{
@@ -16,6 +19,21 @@ use crate::store::{
 const SNAPSHOT_MS: u64 = 30_000;
 /// A learner this close to the leader becomes a voter.
 const PROMOTE_BEHIND_MAX: u64 = 256;
+
+/// The changes among these entries.
+pub(super) fn changes(entries: &[eraftpb::Entry]) -> Vec<Change> {
+    let changes = entries.iter().filter(|entry| entry.entry_type != EntryType::EntryNormal);
+    changes.filter_map(|entry| Change::decode(&entry.context)).collect()
+}
+
+/// Who is removed by them.
+pub(super) fn removed(changes: &[Change]) -> Vec<ReplicaId> {
+    let removed = |change: &Change| match change {
+        Change::Remove(id) => Some(*id),
+        Change::Add(_) | Change::Promote(_) => None,
+    };
+    changes.iter().filter_map(removed).collect()
+}
 
 impl Core {
     pub(super) fn change(&mut self, id: u64, change: Change) {

@@ -453,7 +453,9 @@ impl Core {
     fn tick(&mut self) {
         let tick_ms = self.settings.timing.tick_ms;
         let passed = (self.now_ms - self.ticked_ms) / tick_ms;
-        if passed == 0 || self.installing.is_some() {
+        // Who is left alone as a follower elects itself on the spot, for which the library wants its whole log on the disk.
+        let must_wait = self.is_alone() && !self.is_leader() && !self.writing.is_empty();
+        if passed == 0 || self.installing.is_some() || must_wait {
             return;
         }
         self.ticked_ms = if passed > self.settings.timing.heartbeat_ticks as u64 {
@@ -543,7 +545,13 @@ impl Core {
                 let ballot = Ballot { term: hard.term, vote: hard.vote };
                 self.effects.push(Effect::SaveBallot(ballot));
             }
-            self.send_all(ready.take_messages());
+            // A replica that is being removed stops as soon as it hears that it was. Until that is on the disk here too, its vote may
+            // be needed to find it out again.
+            let changes = members::changes(ready.committed_entries());
+            let leaving = members::removed(&changes);
+            let (last_words, messages) =
+                ready.take_messages().into_iter().partition(|message| leaving.contains(&message.to));
+            self.send_all(messages);
             for read in ready.take_read_states() {
                 self.rounds.confirmed(&read.request_ctx, read.index);
             }
@@ -554,11 +562,12 @@ impl Core {
             let entries: Vec<_> = ready.entries().iter().map(LogEntry::of).collect();
             let (now, after) = guard::by_durability(ready.take_persisted_messages());
             self.send_all(now);
-            let after = self.wrap(after);
+            let mut after = self.wrap(after);
+            after.extend(self.wrap(last_words));
             let committed = ready.take_committed_entries();
             self.raw.mut_store().append(&entries);
             self.raw.advance_append_async(ready);
-            if !entries.is_empty() {
+            if !entries.is_empty() || !changes.is_empty() {
                 self.writing.insert(self.number);
                 let committed = self.raw.raft.raft_log.committed;
                 self.effects.push(Effect::Write(Write { number: self.number, install: None, entries, committed }));

@@ -384,7 +384,7 @@ struct Group {
 
 impl Group {
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.forgets.is_empty()
+        self.entries.is_empty() && self.forgets.is_empty() && self.committed.is_none()
     }
 }
 

@@ -314,6 +314,63 @@ fn reproduce_a_replica_that_distrusts_an_entry_replaced_in_the_same_step() {
     assert_eq!(group.cores[&2].status().committed, 2);
 }
 
+/// The one that was removed stops and votes no more: whoever is left has to know by itself that it is alone.
+#[test]
+fn reproduce_the_last_of_two_that_restarts_and_waits_for_the_one_that_was_removed() {
+    let mut group = Group::of(&[1, 2]);
+    group.run(500);
+    if group.leader() == 2 {
+        group.tell(2, Event::HandOver);
+    }
+    group.tell(1, Event::Change { id: 1, change: Change::Remove(2) });
+    group.run(100);
+    assert!(group.stopped.contains_key(&2));
+    let entries = group.writes.iter().flat_map(|write| write.entries.clone()).collect();
+    let committed = group.writes.last().map_or(1, |write| write.committed);
+    group.cores.remove(&1);
+    let ballot = Ballot { term: 9, vote: 1 };
+    group.start(1, Recovered { ballot, entries, committed, ..founded(&[1, 2]) });
+    assert!(group.cores[&1].leadership().here);
+}
+
+/// Its log is not all on the disk yet, and the library panics where such a one is elected.
+#[test]
+fn reproduce_a_follower_that_is_left_alone_and_elects_itself_too_early() {
+    let mut group = Group::of(&[1, 2]);
+    let core = group.cores.get_mut(&2).expect("replica 2");
+    let append = |index, log_term, entry: eraftpb::Entry, commit| {
+        let mut message = eraftpb::Message { from: 1, to: 2, term: 2, index, log_term, commit, ..Default::default() };
+        message.set_msg_type(MessageType::MsgAppend);
+        message.entries = vec![entry].into();
+        Event::Message(Message { from: 1, to: 2, body: Body::Raft(Box::new(message)) })
+    };
+    let removal = eraftpb::Entry {
+        term: 2,
+        index: 2,
+        entry_type: eraftpb::EntryType::EntryConfChangeV2,
+        context: Change::Remove(1).encode().into(),
+        ..Default::default()
+    };
+    let mut writes: Vec<u64> = Vec::new();
+    let mut step = |now_ms, event| {
+        let effects = core.step(now_ms, vec![event]);
+        writes.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Write(write) => Some(write.number),
+            _ => None,
+        }));
+        writes.last().copied()
+    };
+    let number = step(0, append(1, 1, removal, 1)).expect("a write");
+    step(0, append(2, 2, eraftpb::Entry { term: 2, index: 3, ..Default::default() }, 2));
+    step(0, Event::Persisted { number });
+    let last = (1..100).fold(None, |last, tick| step(tick * 10, Event::Tick).or(last)).expect("a write");
+    assert!(!group.cores[&2].leadership().here);
+    group.tell(2, Event::Persisted { number: last });
+    group.now_ms = 1_000;
+    group.run(500);
+    assert!(group.cores[&2].leadership().here, "now nothing is in its way");
+}
+
 #[test]
 fn history_is_cut_at_the_same_place_everywhere() {
     let mut group = Group::of(&[1, 2, 3]);
