@@ -6,7 +6,7 @@ CACHE := $(or $(HANSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hanse)
 DENY_VERSION := 0.18.9
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: demo test torture check lint deny advisories unit e2e bench clean help
+.PHONY: demo test sim torture check lint deny advisories unit e2e bench clean help
 
 help: ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test: prerequisites lint deny ## Everything: format, lints, dependencies, unit, 
 torture: prerequisites ## Kill, stop, cut off and starve real replicas a thousand times (KILLS=…); takes an hour or two
 	@e2e/tools/build.sh >/dev/null
 	KILLS=$(or $(KILLS),1000) cargo test --locked --test e2e faults::rule_07_a_thousand_kills -- --exact --ignored --nocapture
+
+sim: prerequisites ## Simulate groups of replicas under faults for long (SEEDS=…), and print how many and how fast
+	SEEDS=$(or $(SEEDS),100000) cargo test --release --locked --lib sim::replicas::tests::long -- --exact --ignored --nocapture
 
 check: prerequisites ## The quick loop: everything that needs no control plane
 	cargo test --locked --lib

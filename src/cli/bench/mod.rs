@@ -27,6 +27,7 @@ mod real;
 mod replicas;
 mod rest;
 mod restart;
+mod sim;
 mod store;
 
 /// One measurement: names with their unit → figures, and what was measured.
@@ -91,6 +92,11 @@ enum Area {
         #[arg(long, default_value_t = 100)]
         members: usize,
     },
+    /// How much time a second is enough to simulate: groups of replicas, and all that goes wrong between them.
+    Sim {
+        #[arg(long, default_value_t = 20_000)]
+        seeds: u64,
+    },
     /// The process with the embedded members; started by the other areas.
     #[command(hide = true)]
     Members,
@@ -105,6 +111,7 @@ impl Area {
             Self::Store(_) => "store",
             Self::LeaderLoss(_) => "leader-loss",
             Self::Restart { .. } => "restart",
+            Self::Sim { .. } => "sim",
             Self::Members => "members",
         }
     }
@@ -189,6 +196,7 @@ async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Fig
         Area::Restart { applications, members } => {
             rows.push(restart::run(&place()?, *applications, *members).await?);
         }
+        Area::Sim { seeds } => rows.push(sim::run(*seeds)),
         Area::Members => {}
     }
     Ok(Figures { area: area.name(), machine, floor, rows })
