@@ -351,6 +351,49 @@ fn a_full_disk_stops_one_replica_and_nothing_is_lost() {
     }
 }
 
+/// Its old number had acknowledged what the disk no longer has; so it comes back as another one, by itself.
+#[test]
+fn a_replica_whose_disk_rotted_comes_back_under_a_new_number() {
+    let mut group = Group::start();
+    let leader = group.leader().expect("a leader");
+    let at = (0..REPLICAS).find(|at| *at != leader).expect("a follower");
+    for name in ["written-before", "rotten-bytes", "written-after"] {
+        group.replicas[leader].kubectl().args(["create", "namespace", name]).ok();
+    }
+    group.wait_until_whole();
+    group.replicas[at].process.as_mut().expect("it runs").kill();
+    let db = group.replicas[at].directory.join("data/store/db");
+    let journals = std::fs::read_dir(&db).expect("its database").flatten().map(|file| file.path());
+    let mut flipped = 0;
+    for journal in journals.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")) {
+        let mut bytes = std::fs::read(&journal).expect("a journal");
+        let found = bytes.windows(12).position(|window| window == b"rotten-bytes");
+        if let Some(position) = found {
+            bytes[position] ^= 1;
+            std::fs::write(&journal, bytes).expect("written");
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0, "its name is in no journal");
+    group.replicas[at].begin(&group.doors, &[]);
+    let status = crate::wait::until("another replica to take its place", Duration::from_secs(60), || {
+        let status = group.status(leader);
+        let roles: Vec<_> = status["replicas"].as_array().into_iter().flatten().collect();
+        let votes = |role: &serde_json::Value| matches!(role["status"]["role"].as_str(), Some("Leader" | "Follower"));
+        let names: BTreeSet<_> = roles.iter().filter_map(|replica| replica["name"].as_str()).collect();
+        let old = (at + 1).to_string();
+        let whole = roles.len() == REPLICAS && roles.iter().all(|role| votes(role)) && !names.contains(&*old);
+        if whole && names.contains("4") { Ok(status) } else { Err(status.to_string()) }
+    });
+    assert_eq!(status["voters"], REPLICAS, "{status}");
+    let found = group.replicas[at].kubectl().args(["get", "namespaces", "-o", "name"]).ok();
+    for name in ["written-before", "rotten-bytes", "written-after"] {
+        assert!(found.contains(name), "{found}");
+    }
+    let log = group.replicas[at].process.as_ref().expect("it runs").log_tail();
+    assert!(log.contains("goes on under a new number"), "{log}");
+}
+
 /// A file system of its own over a directory, with what the directory holds.
 struct Mount(std::path::PathBuf);
 

@@ -55,7 +55,7 @@ use crate::{
     model::{GroupVersionKind, ObjectName, Timestamp, Uid},
     store::{
         self, Store,
-        raft::{Leadership, ReplicaId},
+        raft::{self, Leadership, ReplicaId},
     },
 };
 
@@ -219,16 +219,26 @@ impl Hub {
 pub async fn run(config: Config, stop: impl Future<Output = ()>, ready: impl FnOnce(&Hub)) -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
-    let mut hub = Hub::start(config).await?;
+    let mut hub = Hub::start(config.clone()).await?;
     ready(&hub);
-    let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = stop => Ok(()),
-        error = hub.failed() => Err(error),
-    };
-    hub.shutdown().await;
-    outcome
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let outcome = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = &mut stop => Ok(()),
+            error = hub.failed() => Err(error),
+        };
+        hub.shutdown().await;
+        match outcome {
+            // A new replica takes the place of this one, in the same process.
+            Err(error) if raft::is_distrusted(&config.dir.join(replica::STORE)) => {
+                tracing::error!(error = format!("{error:#}"), "the replica stopped: it begins anew");
+                hub = Hub::start(Config { join: None, ..config.clone() }).await?;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn named<E: std::error::Error + Send + Sync + 'static>(

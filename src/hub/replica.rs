@@ -19,7 +19,7 @@ use super::{
         Local, Network,
         joining::{self, Addresses, Joining},
         members::{self, Belonging, Member, Waits},
-        service,
+        replacing, service,
         tls::Tls,
         view::View,
     },
@@ -30,7 +30,7 @@ use crate::{
     store::{
         Error, Key, Options, Outcome, Store,
         raft::{
-            self, Change, Chunk, Leadership, Message, Reads, Refusal, Replica, ReplicaId, SnapshotId, Start, Status,
+            self, Change, Chunk, Leadership, Message, OpenError, Reads, Refusal, Replica, ReplicaId, SnapshotId, Start, Status,
             Timing,
         },
     },
@@ -91,7 +91,14 @@ pub async fn start(
 
     let network = Network::new(stop.clone());
     let pki = Arc::new(Pki::open(&dir.join("pki"), now)?);
-    let replica = open(&dir.join(STORE), belonging.as_ref(), network.clone()).await?;
+    let opened = open(&dir.join(STORE), belonging.as_ref(), network.clone()).await;
+    let (replica, belonging) = match (opened, belonging) {
+        (Err(error), Some(known)) if distrusts_disk(&error) && known.members.len() > 1 => {
+            let replaced = begin_anew(dir, &known, &pki, now, &error).await?;
+            (open(&dir.join(STORE), Some(&replaced), network.clone()).await?, Some(replaced))
+        }
+        (opened, belonging) => (opened?, belonging),
+    };
     let belonging = match belonging {
         Some(known) => go_on(dir, known, &replica)?,
         None => found(dir, &replica, &peer_address).await?,
@@ -171,6 +178,30 @@ async fn open(dir: &Path, belonging: Option<&Belonging>, network: Arc<Network>) 
         options: Options::default(),
     };
     Ok(tokio::task::spawn_blocking(move || raft::open(config, &start, network)).await??)
+}
+
+fn distrusts_disk(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<OpenError>().is_some_and(OpenError::distrusts_disk)
+}
+
+/// The store is put aside, and the others give this replica a new number and later a snapshot.
+async fn begin_anew(
+    dir: &Path,
+    known: &Belonging,
+    pki: &Arc<Pki>,
+    now: Timestamp,
+    error: &anyhow::Error,
+) -> anyhow::Result<Belonging> {
+    let old = known.replica;
+    tracing::error!(replica = old, error = format!("{error:#}"), "the disk is not to be trusted: a new replica takes its place");
+    let tls = Arc::new(Tls::new(pki.clone(), &known.hub, old, now)?);
+    let replaced = replacing::ask(&tls, known).await;
+    let replaced = replaced.with_context(|| format!("replica {old} does not trust its disk ({error:#})"))?;
+    let aside = dir.join(format!("{STORE}.distrusted-{old}"));
+    fs::rename(dir.join(STORE), &aside).with_context(|| format!("cannot put the store aside as {}", aside.display()))?;
+    replaced.write(dir)?;
+    tracing::warn!(old, new = replaced.replica, aside = %aside.display(), "this replica goes on under a new number");
+    Ok(replaced)
 }
 
 fn go_on(dir: &Path, mut known: Belonging, replica: &Replica) -> anyhow::Result<Belonging> {

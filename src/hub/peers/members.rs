@@ -34,7 +34,7 @@ use crate::{
 };
 
 const FILE: &str = "replica.json";
-const GROUP: &str = "/hanse/internal/replicas";
+pub(super) const GROUP: &str = "/hanse/internal/replicas";
 pub const PREFIX: &str = "/hanse/hub.hanse.dev/replicas/";
 const RETRY: Duration = Duration::from_millis(200);
 /// How often the leader looks whether something is left to be done.

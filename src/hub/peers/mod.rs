@@ -11,6 +11,7 @@ mod dial;
 pub mod joining;
 mod link;
 pub mod members;
+pub mod replacing;
 pub mod service;
 pub mod tls;
 pub mod view;

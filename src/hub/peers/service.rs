@@ -16,9 +16,11 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use super::{
     Local, Network, calls, convert, dial, limits,
     proto::{self, peers_server::PeersServer},
+    replacing,
     tls::{self, Peer, Tls},
 };
 use crate::{
+    model::Uid,
     hub::{
         desk::{self, Reception},
         listen::{
@@ -44,7 +46,7 @@ pub async fn serve(
     let replica = tls.replica();
     let desk = desk::service::service(reception, Arc::new(move |extensions| sender(extensions, replica)));
     let said = Arc::new(Said::default());
-    let service = Service { network, replica, said: said.clone(), stop: stop.clone() };
+    let service = Service { network, hub: tls.hub().clone(), replica, said: said.clone(), stop: stop.clone() };
     let service = PeersServer::new(service)
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
@@ -117,6 +119,7 @@ fn sender(extensions: &Extensions, here: ReplicaId) -> Result<ReplicaId, Status>
 
 struct Service {
     network: Arc<Network>,
+    hub: Uid,
     replica: ReplicaId,
     said: Arc<Said>,
     stop: CancellationToken,
@@ -214,5 +217,10 @@ impl proto::peers_server::Peers for Service {
         let joining = joining.ok_or_else(|| Status::unavailable("this replica is starting"))?;
         let local = self.local()?;
         joining.call(local.store(), request.into_inner(), remote).await.map(Response::new)
+    }
+
+    async fn replace(&self, request: Request<proto::ReplaceRequest>) -> Result<Response<proto::JoinReply>, Status> {
+        let old = self.sender(&request)?;
+        replacing::replace(self.local()?.store(), &self.hub, old).await.map(Response::new)
     }
 }

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 
 pub use self::{
     core::{Reads, Timing},
-    disk::OpenError,
+    disk::{OpenError, is_distrusted},
     message::{Body, Message},
     recovery::{Forced, force_new, inspect},
     shell::{Config, Replica, open},

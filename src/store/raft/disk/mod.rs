@@ -416,6 +416,11 @@ impl RaftLogStore for Disk {
     }
 }
 
+/// Whether a replica found that it must not start from this directory again.
+pub fn is_distrusted(dir: &Path) -> bool {
+    dir.join(DISTRUSTED).exists()
+}
+
 /// From now on the directory is refused, for this reason.
 pub(super) fn distrust(dir: &Path, why: &str) -> std::io::Result<()> {
     fs::write(dir.join(DISTRUSTED), why)?;
