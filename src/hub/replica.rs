@@ -30,8 +30,8 @@ use crate::{
     store::{
         Error, Key, Options, Outcome, Store,
         raft::{
-            self, Change, Chunk, Leadership, Message, OpenError, Reads, Refusal, Replica, ReplicaId, SnapshotId, Start, Status,
-            Timing,
+            self, Change, Chunk, Leadership, Message, OpenError, Reads, Refusal, Replica, ReplicaId, SnapshotId, Start,
+            Status, Timing,
         },
     },
 };
@@ -193,12 +193,17 @@ async fn begin_anew(
     error: &anyhow::Error,
 ) -> anyhow::Result<Belonging> {
     let old = known.replica;
-    tracing::error!(replica = old, error = format!("{error:#}"), "the disk is not to be trusted: a new replica takes its place");
+    tracing::error!(
+        replica = old,
+        error = format!("{error:#}"),
+        "the disk is not to be trusted: a new replica takes its place"
+    );
     let tls = Arc::new(Tls::new(pki.clone(), &known.hub, old, now)?);
     let replaced = replacing::ask(&tls, known).await;
     let replaced = replaced.with_context(|| format!("replica {old} does not trust its disk ({error:#})"))?;
     let aside = dir.join(format!("{STORE}.distrusted-{old}"));
-    fs::rename(dir.join(STORE), &aside).with_context(|| format!("cannot put the store aside as {}", aside.display()))?;
+    fs::rename(dir.join(STORE), &aside)
+        .with_context(|| format!("cannot put the store aside as {}", aside.display()))?;
     replaced.write(dir)?;
     tracing::warn!(old, new = replaced.replica, aside = %aside.display(), "this replica goes on under a new number");
     Ok(replaced)

@@ -20,7 +20,6 @@ use super::{
     tls::{self, Peer, Tls},
 };
 use crate::{
-    model::Uid,
     hub::{
         desk::{self, Reception},
         listen::{
@@ -28,6 +27,7 @@ use crate::{
             port::{self, Http2, Surface},
         },
     },
+    model::Uid,
     store::{List, raft::ReplicaId},
     wire::Invalid,
 };
