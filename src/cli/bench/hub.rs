@@ -31,11 +31,12 @@ pub struct Hub {
     data: PathBuf,
     client: Client,
     address: String,
+    peer_address: String,
 }
 
-fn spawn(directory: &Path, data: &Path, address: &str) -> anyhow::Result<Process> {
+fn spawn(directory: &Path, data: &Path, address: &str, peer_address: &str) -> anyhow::Result<Process> {
     let data = data.to_str().context("a directory's name that is not UTF-8")?;
-    let arguments = ["hub", "--dir", data, "--listen", address, "--peer-listen", "127.0.0.1:0"];
+    let arguments = ["hub", "--dir", data, "--listen", address, "--peer-listen", peer_address];
     Process::start("hub", directory, &arguments)
 }
 
@@ -43,12 +44,14 @@ impl Hub {
     /// Starts one in a process of its own, with an empty store under `directory`, and waits until it is ready.
     pub async fn start(directory: &Path) -> anyhow::Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
+        // The same after a restart, or the hub would have to write down where it is now.
+        let peer_address = format!("127.0.0.1:{}", free_port()?);
         let data = directory.join("hub");
-        let process = spawn(directory, &data, &address)?;
+        let process = spawn(directory, &data, &address, &peer_address)?;
         let kubeconfig = data.join("admin.kubeconfig");
         until("the hub's kubeconfig", SOON, async || Ok(kubeconfig.try_exists()?)).await?;
         let client = client(&kubeconfig).await?;
-        let hub = Self { url: format!("https://{address}"), process, data, client, address };
+        let hub = Self { url: format!("https://{address}"), process, data, client, address, peer_address };
         hub.wait_until_it_answers().await?;
         Ok(hub)
     }
@@ -62,7 +65,7 @@ impl Hub {
     pub fn begin_again(&mut self, directory: &Path) -> anyhow::Result<()> {
         let logs = directory.join("again");
         std::fs::create_dir_all(&logs)?;
-        self.process = spawn(&logs, &self.data, &self.address)?;
+        self.process = spawn(&logs, &self.data, &self.address, &self.peer_address)?;
         Ok(())
     }
 

@@ -21,12 +21,22 @@ use self::{
     etcd::Etcd,
     load::{Operation, Plan, Seen},
 };
-use super::{Row, load::milliseconds, machine::fsyncs, process::Usage, real::programs, replicas::Replicas};
+use super::{
+    Row,
+    hub::SOON,
+    load::milliseconds,
+    machine::fsyncs,
+    process::{Usage, until},
+    real::programs,
+    replicas::Replicas,
+};
 
 /// Clients share so few connections in one run of each pair, and have one each, up to so many, in another.
 const CONNECTIONS_FEW: usize = 8;
 const CONNECTIONS_MANY: usize = 256;
 const WARMING: Duration = Duration::from_millis(700);
+/// A run whose leader lost the lead is repeated so often.
+const AGAIN_MAX: u64 = 4;
 /// A pair whose probes differ by more says more about the disk than about the systems.
 const STEADY: f64 = 1.3;
 
@@ -82,6 +92,14 @@ impl System {
         }
     }
 
+    /// Waits until there is a leader, and all that were left behind have caught up.
+    async fn settle(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Hanse(replicas) => replicas.wait_until_whole().await,
+            Self::Etcd(etcd) => until("etcd to have a leader", SOON, async || Ok(etcd.leader().await.is_ok())).await,
+        }
+    }
+
     fn usage(&self) -> anyhow::Result<Usage> {
         match self {
             Self::Hanse(replicas) => replicas.usage(),
@@ -105,6 +123,8 @@ struct Run {
     used: Usage,
     client_cpu_ms: u64,
     rss_bytes: u64,
+    /// Runs before this one that did not count, because their leader lost the lead.
+    leader_changes: u64,
 }
 
 pub async fn run(directory: &Path, options: &Options) -> anyhow::Result<Vec<Row>> {
@@ -199,7 +219,20 @@ fn probe(directory: &Path) -> anyhow::Result<f64> {
     Ok(milliseconds(fsyncs(directory)?.percentile(50.0)))
 }
 
+/// Again where another one led before its end: clients stay with whom they began, as the figures are of the way to the leader.
 async fn measure(system: &System, cell: Cell, options: &Options, seed: u64) -> anyhow::Result<Run> {
+    let mut changes = 0;
+    loop {
+        let run = measure_once(system, cell, options, seed).await?;
+        if run.seen.failed == 0 || changes == AGAIN_MAX {
+            return Ok(Run { leader_changes: changes, ..run });
+        }
+        changes += 1;
+        system.settle().await?;
+    }
+}
+
+async fn measure_once(system: &System, cell: Cell, options: &Options, seed: u64) -> anyhow::Result<Run> {
     let clients = system.clients(cell.connections).await?;
     let Cell { operation, clients: count, bytes, .. } = cell;
     let duration = Duration::from_secs(options.seconds);
@@ -217,6 +250,7 @@ async fn measure(system: &System, cell: Cell, options: &Options, seed: u64) -> a
         used: after.since(before),
         client_cpu_ms: own_after.cpu_ms - own_before.cpu_ms,
         rss_bytes: after.rss_bytes,
+        leader_changes: 0,
     })
 }
 
@@ -237,6 +271,7 @@ fn row(system: &str, cell: Cell, aged: u64, mut runs: Vec<Run>) -> Row {
     row.insert("client_cpu_ms_per_1000".into(), json!(rounded(each(&|run| 1000.0 * per(run, run.client_cpu_ms)))));
     row.insert("disk_bytes_per_op".into(), json!(each(&|run| per(run, run.used.written_bytes)).round()));
     row.insert("rss_mb".into(), json!(rounded(each(&|run| run.rss_bytes as f64 / 1e6))));
+    row.insert("leader_changes".into(), json!(runs.iter().map(|run| run.leader_changes).sum::<u64>()));
     row.insert("failed".into(), json!(runs.iter().map(|run| run.seen.failed).sum::<u64>()));
     for (name, percent) in [("p50_ms", 50.0), ("p99_ms", 99.0), ("max_ms", 100.0)] {
         let times: Vec<f64> = runs.iter_mut().map(|run| milliseconds(run.seen.times.percentile(percent))).collect();
