@@ -316,6 +316,103 @@ fn same_state(group: &mut Group) {
     assert_eq!(hashes.len(), 1, "{status}");
 }
 
+/// Replicas are restarted one after the other, as for an update, while somebody writes and somebody watches.
+#[test]
+fn a_rolling_restart_fails_no_write_and_leaves_no_gap_in_a_watch() {
+    let mut group = Group::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let clients: Vec<Client> = runtime.block_on(async {
+        let kubeconfigs: Vec<_> = group.replicas.iter().map(|replica| replica.kubeconfig()).collect();
+        let mut clients = Vec::new();
+        for kubeconfig in kubeconfigs {
+            clients.push(client(&kubeconfig).await);
+        }
+        clients
+    });
+    runtime.block_on(make_registers(&clients[0]));
+    let over = Arc::new(AtomicBool::new(false));
+    let watching = runtime.spawn(watch(clients.clone(), over.clone()));
+    let writing = runtime.spawn(count(clients, over.clone()));
+    for at in 0..REPLICAS {
+        std::thread::sleep(PEACE);
+        group.replicas[at].process.as_mut().expect("it runs").stop();
+        group.heal();
+    }
+    over.store(true, Ordering::SeqCst);
+    let written = runtime.block_on(writing).expect("no write failed");
+    let seen = runtime.block_on(watching).expect("the watch went on");
+    assert!(written > 50, "{written} writes are no load");
+    let expected: Vec<u64> = (1..=written).collect();
+    assert!(seen == expected, "{written} writes, but the watch saw {} of them: {seen:?}", seen.len());
+}
+
+/// Writes 1, 2, 3, … into one register. Tries again as client-go does: after a refusal with Retry-After, and elsewhere when the
+/// connection cannot be made. Anything else is a failed write.
+async fn count(clients: Vec<Client>, over: Arc<AtomicBool>) -> u64 {
+    let (mut written, mut at) = (0, 0);
+    while !over.load(Ordering::SeqCst) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {"value": (written + 1).to_string()}}}));
+        let mut attempts = 0;
+        loop {
+            let api: Api<Namespace> = Api::all(clients[at].clone());
+            match api.patch("register-0", &PatchParams::default(), &patch).await {
+                Ok(_) => break,
+                // The balancer before the replicas sends the next one elsewhere.
+                Err(kube::Error::Service(_) | kube::Error::HyperError(_)) => at = (at + 1) % clients.len(),
+                Err(kube::Error::Api(status)) if matches!(status.code, 429 | 503) => at = (at + 1) % clients.len(),
+                Err(error) => panic!("write {} failed: {error}", written + 1),
+            }
+            attempts += 1;
+            assert!(attempts < 300, "write {} was refused for ever", written + 1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        written += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    written
+}
+
+/// All values of the register, in the order in which a watch told of them that moves on when its replica stops.
+async fn watch(clients: Vec<Client>, over: Arc<AtomicBool>) -> Vec<u64> {
+    use futures::StreamExt;
+    let api: Api<Namespace> = Api::all(clients[0].clone());
+    let mut version = api.list(&kube::api::ListParams::default()).await.expect("listed").metadata.resource_version.unwrap();
+    let (mut seen, mut at, mut quiet) = (Vec::new(), 0, 0);
+    // A little longer than the writer, for what is still to be told.
+    while quiet < 20 {
+        let api: Api<Namespace> = Api::all(clients[at].clone());
+        let from = kube::api::WatchParams::default().fields("metadata.name=register-0").timeout(20);
+        let Ok(stream) = api.watch(&from, &version).await else {
+            at = (at + 1) % clients.len();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            match tokio::time::timeout(Duration::from_millis(100), stream.next()).await {
+                Err(_) if over.load(Ordering::SeqCst) => {
+                    quiet += 1;
+                    if quiet >= 20 {
+                        break;
+                    }
+                }
+                Err(_) => {}
+                Ok(Some(Ok(kube::api::WatchEvent::Modified(object) | kube::api::WatchEvent::Added(object)))) => {
+                    let value = object.metadata.annotations.iter().flatten().find(|(key, _)| *key == "value");
+                    seen.extend(value.and_then(|(_, value)| value.parse::<u64>().ok()));
+                    version = object.metadata.resource_version.expect("a version");
+                }
+                Ok(Some(Ok(kube::api::WatchEvent::Bookmark(mark)))) => version = mark.metadata.resource_version,
+                Ok(Some(Ok(kube::api::WatchEvent::Error(error)))) if matches!(error.code, 429 | 503 | 504) => break,
+                Ok(Some(Ok(other))) => panic!("{other:?}"),
+                Ok(Some(Err(_)) | None) => break,
+            }
+        }
+        at = (at + 1) % clients.len();
+    }
+    seen
+}
+
 /// A disk that is full stops one replica, in words; the others go on, and it comes back when there is room.
 #[test]
 fn a_full_disk_stops_one_replica_and_nothing_is_lost() {
