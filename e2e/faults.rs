@@ -320,7 +320,8 @@ fn same_state(group: &mut Group) {
 #[test]
 fn a_rolling_restart_fails_no_write_and_leaves_no_gap_in_a_watch() {
     let mut group = Group::start();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let clients: Vec<Client> = runtime.block_on(async {
         let kubeconfigs: Vec<_> = group.replicas.iter().map(|replica| replica.kubeconfig()).collect();
         let mut clients = Vec::new();
@@ -376,7 +377,8 @@ async fn count(clients: Vec<Client>, over: Arc<AtomicBool>) -> u64 {
 async fn watch(clients: Vec<Client>, over: Arc<AtomicBool>) -> Vec<u64> {
     use futures::StreamExt;
     let api: Api<Namespace> = Api::all(clients[0].clone());
-    let mut version = api.list(&kube::api::ListParams::default()).await.expect("listed").metadata.resource_version.unwrap();
+    let mut version =
+        api.list(&kube::api::ListParams::default()).await.expect("listed").metadata.resource_version.unwrap();
     let (mut seen, mut at, mut quiet) = (Vec::new(), 0, 0);
     // A little longer than the writer, for what is still to be told.
     while quiet < 20 {
