@@ -40,7 +40,9 @@ impl Core {
                 incoming.message.term = message.term;
                 incoming.message.from = message.from;
             }
-            _ => {
+            // Consensus has it already: this one comes too late, or will be sent again.
+            Some(_) => {}
+            None => {
                 self.effects.push(Effect::Fetch { from: message.from, snapshot: id.clone() });
                 self.incoming = Some(Incoming { id, message, rows: None });
             }

@@ -371,6 +371,35 @@ fn reproduce_a_follower_that_is_left_alone_and_elects_itself_too_early() {
     assert!(group.cores[&2].leadership().here, "now nothing is in its way");
 }
 
+/// The leader says it once more while the rows come in.
+#[test]
+fn reproduce_a_snapshot_that_is_offered_again_as_its_rows_arrive() {
+    let mut group = Group::of(&[1]);
+    group.start(2, Recovered::default());
+    let id = SnapshotId {
+        incarnation: Uid::from("incarnation"),
+        index: 5,
+        term: 2,
+        revision: 0,
+        hash: StateHash::default(),
+    };
+    let offer = || {
+        let mut message = eraftpb::Message { from: 1, to: 2, term: 2, ..Default::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        let snapshot = message.mut_snapshot();
+        snapshot.data = id.encode();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (id.index, id.term);
+        metadata.set_conf_state(ConfState::from((vec![1], vec![2])));
+        Event::Message(Message { from: 1, to: 2, body: Body::Raft(Box::new(message)) })
+    };
+    let core = group.cores.get_mut(&2).expect("replica 2");
+    core.step(0, vec![offer()]);
+    let effects = core.step(1, vec![Event::Fetched { snapshot: id.clone(), rows: vec![] }, offer()]);
+    let installs = |effect: &Effect| matches!(effect, Effect::Write(write) if write.install.is_some());
+    assert!(effects.iter().any(installs), "{effects:?}");
+}
+
 #[test]
 fn history_is_cut_at_the_same_place_everywhere() {
     let mut group = Group::of(&[1, 2, 3]);
