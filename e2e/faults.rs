@@ -434,7 +434,7 @@ fn a_full_disk_stops_one_replica_and_nothing_is_lost() {
         group.replicas[leader]
             .kubectl()
             .args(["create", "-f", "-"])
-            .stdin(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": {"text": text}}}))
+            .stdin(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": {"text": text}}}))
             .ok();
         written += 1;
         if group.replicas[at].runs() { Err(format!("{written} objects fit")) } else { Ok(()) }
