@@ -186,6 +186,11 @@ impl Disk {
         self.synced.committed
     }
 
+    /// It was opened and found sound: what had rotted has been overwritten since.
+    pub fn passed(&mut self) {
+        (self.rotten, self.rotten_rows) = (None, false);
+    }
+
     /// Whoever opens it will distrust it.
     pub fn is_rotten(&self) -> bool {
         self.rotten.is_some() || self.rotten_rows

@@ -131,6 +131,7 @@ impl World {
         match started {
             Ok((core, effects)) => {
                 self.trace.line(now_us, format_args!("{id} starts"));
+                node.disk.passed();
                 node.core = Some(core);
                 self.stepped(id, effects);
             }
