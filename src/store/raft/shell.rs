@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Change, Chunk, Leadership, Message, Peers, Refusal, ReplicaId, SnapshotId, Start, Status,
+    Change, Chunk, Leadership, MemberStatus, Message, Peers, Refusal, ReplicaId, SnapshotId, Start, Status,
     ballot::BallotFile,
     core::{Core, Effect, Event, Reads, Settings, Timing},
     crash,
@@ -417,10 +417,25 @@ impl Replica {
         if leadership.borrow().leader != Some(self.id) || self.call(Call::Event(Event::HandOver)).is_err() {
             return true;
         }
-        // Without a leader afterwards there was nobody to give it to.
-        let over = leadership.wait_for(|now| now.leader != Some(self.id));
-        let over = tokio::time::timeout(HAND_OVER_TIMEOUT, over).await;
-        matches!(over, Ok(Ok(now)) if now.leader.is_some())
+        let another = leadership.wait_for(|now| now.leader.is_some_and(|leader| leader != self.id));
+        let nobody = async {
+            // Where no other voter answers, there is none to wait for.
+            loop {
+                let status = self.status().await.ok();
+                let takes = |(id, member): (&ReplicaId, &MemberStatus)| {
+                    *id != self.id && !member.learner && member.active != Some(false)
+                };
+                if !status.is_some_and(|status| status.members.iter().any(takes)) {
+                    return;
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            given = another => given.is_ok(),
+            () = nobody => false,
+            () = tokio::time::sleep(HAND_OVER_TIMEOUT) => false,
+        }
     }
 
     #[cfg(test)]

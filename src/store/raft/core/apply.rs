@@ -173,10 +173,10 @@ impl Core {
         let kept = (target - compacted) as usize;
         let first_kept = self.positions.get(kept).copied().unwrap_or(self.applied);
         let prs = self.raw.raft.prs();
-        let lacks = |progress: &raft::Progress| {
-            progress.recent_active && (progress.state == ProgressState::Snapshot || progress.matched < first_kept)
+        let lacks = |id: u64, progress: &raft::Progress| {
+            self.answers(id) && (progress.state == ProgressState::Snapshot || progress.matched < first_kept)
         };
-        if prs.iter().any(|(_, progress)| lacks(progress)) && !over(PATIENCE) {
+        if prs.iter().any(|(id, progress)| lacks(*id, progress)) && !over(PATIENCE) {
             return;
         }
         self.compacting = self.raw.raft.raft_log.last_index() + 1;

@@ -5,7 +5,7 @@
 
 use raft::eraftpb::{self, MessageType};
 
-use super::Core;
+use super::{Core, Reads};
 use crate::store::raft::ReplicaId;
 
 /// No term or index gets there by counting, and the library counts on from whatever it is told.
@@ -25,6 +25,13 @@ impl Core {
         }
         // No term is the library's sign for what comes from itself; only questions for a read travel like that.
         if (message.term == 0) != (message.msg_type == MessageType::MsgReadIndex) {
+            return Err(Refused::Ignored);
+        }
+        // What it promised before it was started it has forgotten: until that is over, it promises nothing else.
+        let asks_for_vote = matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        let forgetful =
+            self.settings.reads == Reads::Lease && self.now_ms < self.started_ms + self.shortest_election_ms();
+        if asks_for_vote && forgetful {
             return Err(Refused::Ignored);
         }
         let numbers = [message.term, message.log_term, message.index, message.commit, message.commit_term];

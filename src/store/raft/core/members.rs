@@ -62,9 +62,8 @@ impl Core {
                     refuse(format!("replica {id} leads, and no other could"))
                 };
             }
-            let prs = self.raw.raft.prs();
             let left = self.conf().voters.iter().filter(|voter| **voter != id);
-            let alive = |voter: &&&ReplicaId| **voter == &me || prs.get(***voter).is_some_and(|p| p.recent_active);
+            let alive = |voter: &&&ReplicaId| self.answers(***voter);
             let (left, alive) = (left.clone().count(), left.clone().filter(|voter| alive(&voter)).count());
             if alive < left / 2 + 1 {
                 return refuse(format!(
@@ -83,8 +82,9 @@ impl Core {
         let me = self.settings.id;
         let prs = self.raw.raft.prs();
         let voters = self.conf().voters.iter().filter(|id| **id != me);
-        let answering = voters.filter_map(|id| Some((prs.get(*id).filter(|p| p.recent_active)?.matched, *id)));
+        let answering = voters.filter_map(|id| Some((prs.get(*id).filter(|_| self.answers(*id))?.matched, *id)));
         if let Some((_, id)) = answering.max() {
+            self.rounds.give_away(self.raw.raft.term);
             self.raw.transfer_leader(id);
         }
     }
@@ -96,7 +96,7 @@ impl Core {
         let close = |id: &&ReplicaId| {
             prs.get(**id).is_some_and(|progress| {
                 let behind = committed.saturating_sub(progress.matched);
-                progress.matched > 0 && progress.recent_active && behind <= PROMOTE_BEHIND_MAX
+                progress.matched > 0 && self.answers(**id) && behind <= PROMOTE_BEHIND_MAX
             })
         };
         let promoted = self.conf().learners.iter().find(close).copied();

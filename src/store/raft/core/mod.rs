@@ -74,7 +74,8 @@ pub enum Reads {
     /// By asking most voters: one round trip, shared by all reads that wait for it.
     #[default]
     Index,
-    /// By its lease: as long as clocks drift little, nobody else can have been elected yet.
+    /// By its lease: for a while after most voters answered, nobody else can have been elected. Trusts that clocks do not
+    /// differ in speed by more than a quarter.
     Lease,
 }
 
@@ -210,6 +211,9 @@ pub struct Core {
     settings: Settings,
     raw: RawNode<Tail>,
     state: Arc<RwLock<Mvcc>>,
+    started_ms: u64,
+    /// When each of the others was last heard of. The library's own mark is taken away at each check of the quorum.
+    heard_ms: BTreeMap<ReplicaId, u64>,
     now_ms: u64,
     ticked_ms: u64,
     draw: u64,
@@ -269,10 +273,7 @@ impl Core {
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
-            read_only_option: match settings.reads {
-                Reads::Index => ReadOnlyOption::Safe,
-                Reads::Lease => ReadOnlyOption::LeaseBased,
-            },
+            read_only_option: ReadOnlyOption::Safe,
             ..Default::default()
         };
         let (index, term, conf) = (checkpoint.index, checkpoint.term, checkpoint.conf_state());
@@ -289,6 +290,8 @@ impl Core {
             draw: settings.seed | 1,
             raw,
             state: Arc::new(RwLock::new(state)),
+            started_ms: now_ms,
+            heard_ms: BTreeMap::new(),
             now_ms,
             ticked_ms: now_ms,
             drawn: (u64::MAX, StateRole::Follower),
@@ -368,7 +371,7 @@ impl Core {
             for (id, progress) in self.raw.raft.prs().iter() {
                 let Some(member) = members.get_mut(id) else { continue };
                 member.matched = Some(progress.matched);
-                member.active = Some(progress.recent_active || *id == self.settings.id);
+                member.active = Some(self.answers(*id));
                 member.snapshot = progress.state == ProgressState::Snapshot;
             }
         }
@@ -407,6 +410,13 @@ impl Core {
     fn conf(&self) -> &ConfState {
         // There is always one: what the log begins with.
         &self.members[self.members.len() - 1].1
+    }
+
+    /// Whether a replica was heard of lately.
+    fn answers(&self, id: ReplicaId) -> bool {
+        let Timing { tick_ms, election_ticks, .. } = &self.settings.timing;
+        let lately = |heard_ms: &u64| self.now_ms < heard_ms + election_ticks.end as u64 * tick_ms;
+        id == self.settings.id || self.heard_ms.get(&id).is_some_and(lately)
     }
 
     fn others(&self) -> Vec<ReplicaId> {
@@ -493,6 +503,7 @@ impl Core {
 
     fn receive(&mut self, message: Message) {
         let from = message.from;
+        self.heard_ms.insert(from, self.now_ms);
         match message.body {
             Body::Hash { index, hash } => self.heard_hash(from, index, hash),
             Body::SnapshotFailed => {
@@ -553,7 +564,7 @@ impl Core {
                 ready.take_messages().into_iter().partition(|message| leaving.contains(&message.to));
             self.send_all(messages);
             for read in ready.take_read_states() {
-                self.rounds.confirmed(&read.request_ctx, read.index);
+                self.rounds.confirmed(&read.request_ctx, read.index, self.raw.raft.term);
             }
             if !ready.snapshot().is_empty() {
                 self.install(ready);

@@ -7,6 +7,7 @@ use super::*;
 use crate::store::{Operation, Transaction, command::Command};
 
 struct Group {
+    reads: Reads,
     cores: BTreeMap<ReplicaId, Core>,
     now_ms: u64,
     /// Who hears nobody and is heard by nobody.
@@ -42,7 +43,12 @@ fn put(key: &str, value: &str) -> Bytes {
 
 impl Group {
     fn of(voters: &[ReplicaId]) -> Self {
+        Self::with_reads(voters, Reads::Index)
+    }
+
+    fn with_reads(voters: &[ReplicaId], reads: Reads) -> Self {
         let mut group = Self {
+            reads,
             cores: BTreeMap::new(),
             now_ms: 0,
             silent: BTreeSet::new(),
@@ -58,7 +64,8 @@ impl Group {
     }
 
     fn start(&mut self, id: ReplicaId, recovered: Recovered) {
-        let (core, effects) = Core::start(settings(id), recovered, self.now_ms).expect("a core");
+        let (core, effects) =
+            Core::start(Settings { reads: self.reads, ..settings(id) }, recovered, self.now_ms).expect("a core");
         self.cores.insert(id, core);
         self.carry_out(id, effects);
     }
@@ -227,6 +234,34 @@ fn a_new_replica_gets_a_snapshot_and_then_a_vote() {
     let status = group.cores[&1].status();
     assert!(!status.members[&2].learner, "{status:?}");
     assert_eq!(group.cores[&2].status().hash.1, status.hash.1);
+}
+
+#[test]
+fn a_lease_answers_without_asking_and_ends_before_another_can_lead() {
+    let mut group = Group::with_reads(&[1, 2, 3], Reads::Lease);
+    group.run(800);
+    let leader = group.leader();
+    group.tell(leader, Event::Read { id: 1 });
+    assert_eq!(group.readable[&1], Ok(()), "asked of the others");
+    group.silent.insert(leader);
+    group.tell(leader, Event::Read { id: 2 });
+    assert_eq!(group.readable.get(&2), Some(&Ok(())), "nobody else can lead yet");
+    group.run(100);
+    group.tell(leader, Event::Read { id: 3 });
+    assert!(!group.readable.contains_key(&3), "somebody might by now");
+    assert!(group.cores.values().all(|core| core.leadership().leader.is_none_or(|other| other == leader)));
+}
+
+#[test]
+fn there_is_no_lease_while_the_lead_is_given_away() {
+    let mut group = Group::with_reads(&[1, 2, 3], Reads::Lease);
+    group.run(800);
+    let leader = group.leader();
+    group.tell(leader, Event::Read { id: 1 });
+    group.silent.extend([1, 2, 3]);
+    group.tell(leader, Event::HandOver);
+    group.tell(leader, Event::Read { id: 2 });
+    assert!(!group.readable.contains_key(&2), "the other may lead already");
 }
 
 #[test]
