@@ -85,6 +85,18 @@ fn ledger(agent: &Agent) -> BTreeMap<String, Vec<u8>> {
     entries.map(|entry| file(entry.expect("an entry"))).collect()
 }
 
+/// The ledger once it holds what came of applying everything in it: that is written a moment after the member has it.
+#[track_caller]
+fn settled_ledger(agent: &Agent) -> BTreeMap<String, Vec<u8>> {
+    wait::until("the ledger to hold what was made", SOON, || {
+        let held = ledger(agent);
+        let text = held.values().map(|bytes| String::from_utf8_lossy(bytes)).collect::<String>();
+        let settled =
+            text.contains("\"uid\":\"") && !text.contains("\"uid\":null") && !text.contains("\"result\":null");
+        if settled { Ok(held) } else { Err(text) }
+    })
+}
+
 #[test]
 fn the_loss_of_its_replica_and_of_the_leader_costs_a_member_nothing() {
     let member = fleet(1)[0];
@@ -94,7 +106,7 @@ fn the_loss_of_its_replica_and_of_the_leader_costs_a_member_nothing() {
     hubs[0].apply(&web("moves", "web", 2, "50m", within(&["eu"])));
     hubs[0].wait_until_running("moves", "web");
     wait_for_pods(member, "moves", 2);
-    let (before, held) = (versions(member, "moves"), ledger(&agent));
+    let (before, held) = (versions(member, "moves"), settled_ledger(&agent));
 
     let (at, streams) = connected(&agent, &hubs, 0);
     hubs[at].kill_hub();
