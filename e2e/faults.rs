@@ -246,7 +246,7 @@ fn fault(group: &mut Group, round: usize) -> usize {
             ];
             kill(group, at);
             group.replicas[at].failpoints = POINTS[round / 13 % POINTS.len()].to_owned();
-            group.replicas[at].begin(&group.doors, &[]);
+            group.begin(at, &[]);
             kills = 1;
         }
     }
@@ -305,7 +305,7 @@ fn same_state(group: &mut Group) {
     for at in 0..REPLICAS {
         assert!(group.replicas[at].runs(), "replica {at} ended");
     }
-    let status = group.status(0);
+    let status = group.replicas[0].status();
     let hashes: BTreeSet<String> = (0..REPLICAS)
         .map(|at| {
             let hash = &status["replicas"][at]["status"]["hash"];
@@ -422,11 +422,11 @@ fn a_full_disk_stops_one_replica_and_nothing_is_lost() {
     let leader = group.leader().expect("a leader");
     let at = (0..REPLICAS).find(|at| *at != leader).expect("a follower");
     group.replicas[at].process.as_mut().expect("it runs").stop();
-    let data = group.replicas[at].directory.join("data");
-    let store = data.join("store");
-    let mount = Mount::over(&store, "24m");
-    group.replicas[at].begin(&group.doors, &[]);
+    let store = group.replicas[at].data().join("store");
+    let mount = Mount::over(&store);
+    group.begin(at, &[]);
     group.replicas[at].wait_until_ready();
+    mount.fill_but(2 << 20);
     let text = "x".repeat(200_000);
     let mut written = 0;
     crate::wait::until("the disk to be full", Duration::from_secs(60), || {
@@ -441,7 +441,7 @@ fn a_full_disk_stops_one_replica_and_nothing_is_lost() {
     });
     let log = group.replicas[at].process.as_ref().expect("it was started").log_tail();
     assert!(log.contains("No space left on device"), "{log}");
-    mount.grow("400m");
+    mount.make_room();
     group.heal();
     let listed = group.replicas[at].kubectl().args(["get", "namespaces", "-o", "name"]).ok();
     assert_eq!(listed.lines().filter(|line| line.contains("large-")).count(), written);
@@ -461,7 +461,7 @@ fn a_replica_whose_disk_rotted_comes_back_under_a_new_number() {
     }
     group.wait_until_whole();
     group.replicas[at].process.as_mut().expect("it runs").kill();
-    let db = group.replicas[at].directory.join("data/store/db");
+    let db = group.replicas[at].data().join("store/db");
     let journals = std::fs::read_dir(&db).expect("its database").flatten().map(|file| file.path());
     let mut flipped = 0;
     for journal in journals.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")) {
@@ -474,9 +474,9 @@ fn a_replica_whose_disk_rotted_comes_back_under_a_new_number() {
         }
     }
     assert!(flipped > 0, "its name is in no journal");
-    group.replicas[at].begin(&group.doors, &[]);
+    group.begin(at, &[]);
     let status = crate::wait::until("another replica to take its place", Duration::from_secs(60), || {
-        let status = group.status(leader);
+        let status = group.replicas[leader].status();
         let roles: Vec<_> = status["replicas"].as_array().into_iter().flatten().collect();
         let votes = |role: &serde_json::Value| matches!(role["status"]["role"].as_str(), Some("Leader" | "Follower"));
         let names: BTreeSet<_> = roles.iter().filter_map(|replica| replica["name"].as_str()).collect();
@@ -497,16 +497,26 @@ fn a_replica_whose_disk_rotted_comes_back_under_a_new_number() {
 struct Mount(std::path::PathBuf);
 
 impl Mount {
-    fn over(directory: &std::path::Path, size: &str) -> Mount {
+    fn over(directory: &std::path::Path) -> Mount {
         let path = directory.display();
         sh(&format!(
-            "cp -a {path} {path}.copy && mount -t tmpfs -o size={size} tmpfs {path} && cp -a {path}.copy/. {path}/"
+            "cp -a {path} {path}.copy && mount -t tmpfs -o size=400m tmpfs {path} && cp -a {path}.copy/. {path}/"
         ));
         Mount(directory.to_owned())
     }
 
-    fn grow(&self, size: &str) {
-        sh(&format!("mount -o remount,size={size} {}", self.0.display()));
+    /// Leaves so many bytes of the disk free.
+    fn fill_but(&self, free: u64) {
+        let (path, ballast) = (self.0.display(), self.ballast());
+        sh(&format!("fallocate -l $(($(df --output=avail -B1 {path} | tail -1) - {free})) {}", ballast.display()));
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.ballast()).expect("the ballast is there");
+    }
+
+    fn ballast(&self) -> std::path::PathBuf {
+        self.0.join("ballast")
     }
 }
 

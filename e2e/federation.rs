@@ -50,6 +50,23 @@ pub struct Agent {
     log: PathBuf,
 }
 
+/// `hanse …`, as the admin of a kubeconfig where there is one.
+pub fn hanse(arguments: &[&str], kubeconfig: Option<&Path>) -> Call {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", SECONDS_MAX, HANSE]).args(arguments);
+    if let Some(kubeconfig) = kubeconfig {
+        command.env("KUBECONFIG", kubeconfig);
+    }
+    let output = command.output().expect("run hanse");
+    Call {
+        arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+        stdin: None,
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
 impl Federation {
     /// A running hub on this machine's loopback, empty.
     #[track_caller]
@@ -125,19 +142,7 @@ impl Federation {
 
     /// `hanse …` as the hub's admin.
     pub fn hanse(&self, arguments: &[&str]) -> Call {
-        let output = Command::new("timeout")
-            .args(["--kill-after=5", SECONDS_MAX, HANSE])
-            .args(arguments)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .output()
-            .expect("run hanse");
-        Call {
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            stdin: None,
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        hanse(arguments, Some(&self.kubeconfig))
     }
 
     /// A token for `cluster`, with more flags.

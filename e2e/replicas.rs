@@ -1,134 +1,8 @@
 //! A hub of three processes: any of them takes writes, the loss of any one is survived, and who is lost for good is replaced.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
-
-use serde_json::Value;
-
-use crate::federation::{HANSE, SOON};
-use crate::kubectl::{Call, Kubectl, kubectl};
-use crate::network::free_port;
-use crate::process::Process;
-use crate::{run, wait};
-
-/// One process of a hub and where it is reached.
-struct Replica {
-    directory: PathBuf,
-    url: String,
-    flags: Vec<String>,
-    process: Option<Process>,
-}
-
-impl Replica {
-    /// In an empty directory; not started.
-    fn new() -> Replica {
-        let directory = run::current().new_directory("replica");
-        let (address, peer) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-        let flags = ["--listen", &address, "--peer-listen", &peer].map(str::to_owned).to_vec();
-        Replica { directory, url: format!("https://{address}"), flags, process: None }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.directory.join("data")
-    }
-
-    fn spawn(&self, more: &[&str]) -> Process {
-        let mut command = Command::new(HANSE);
-        command.args(["hub", "--dir"]).arg(self.data()).args(&self.flags).args(more);
-        Process::spawn(command, &self.directory.join("hub.log"))
-    }
-
-    /// Starts it and waits until it is ready.
-    #[track_caller]
-    fn start(&mut self, more: &[&str]) {
-        let mut process = self.spawn(more);
-        wait::until("the replica to be ready", SOON, || {
-            assert!(process.ended().is_none(), "the replica ended; {}", process.log_tail());
-            if !self.data().join("admin.kubeconfig").exists() {
-                return Err("no admin.kubeconfig yet".to_owned());
-            }
-            let call = self.kubectl().args(["get", "--raw", "/readyz", "--request-timeout=5s"]).call();
-            if call.status.success() { Ok(()) } else { Err(call.to_string()) }
-        });
-        self.process = Some(process);
-    }
-
-    /// It must not start; what it says.
-    #[track_caller]
-    fn refuses_to_start(&self, more: &[&str]) -> String {
-        let mut process = self.spawn(more);
-        let status = wait::until("the replica to give up", SOON, || process.ended().ok_or("it still runs"));
-        assert_eq!(status.code(), Some(1));
-        process.log_tail()
-    }
-
-    fn kill(&mut self) {
-        self.process.take().expect("it runs").kill();
-    }
-
-    fn kubectl(&self) -> Kubectl {
-        kubectl(&self.data().join("admin.kubeconfig"))
-    }
-
-    fn hanse(&self, arguments: &[&str]) -> Call {
-        let data = self.data();
-        let output = Command::new("timeout")
-            .args(["--kill-after=5", "60", HANSE])
-            .args(arguments)
-            .arg("--dir")
-            .arg(&data)
-            .output()
-            .expect("run hanse");
-        Call {
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            stdin: None,
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    #[track_caller]
-    fn invite(&self) -> String {
-        let call = self.hanse(&["hub", "invite", "-o", "json"]);
-        assert!(call.status.success(), "{call}");
-        let printed: Value = serde_json::from_str(&call.stdout).unwrap_or_else(|error| panic!("{error} in {call}"));
-        printed["token"].as_str().expect("a token").to_owned()
-    }
-
-    /// What `hanse hub status` says here.
-    fn status(&self) -> Value {
-        let call = self.hanse(&["hub", "status", "-o", "json"]);
-        serde_json::from_str(&call.stdout).unwrap_or_else(|_| Value::String(call.to_string()))
-    }
-
-    /// Role of each replica, as this one sees it.
-    fn roles(&self) -> BTreeMap<String, String> {
-        let status = self.status();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let replicas = status["replicas"].as_array().into_iter().flatten();
-        replicas.map(|replica| (text(&replica["name"]), text(&replica["status"]["role"]))).collect()
-    }
-
-    /// Waits until the replicas are these, one of them leads, the others follow, and all have one state.
-    #[track_caller]
-    fn wait_for_group(&self, names: &[&str]) -> String {
-        wait::until(&format!("{names:?} to agree"), SOON, || {
-            let status = self.status();
-            let replicas = status["replicas"].as_array().cloned().unwrap_or_default();
-            let roles = self.roles();
-            let healthy = roles.values().filter(|role| *role == "Follower").count() + 1 == names.len();
-            let hash = |replica: &Value| replica["status"]["hash"].to_string();
-            let agreed = replicas.windows(2).all(|pair| hash(&pair[0]) == hash(&pair[1]));
-            let leader = roles.iter().find(|(_, role)| *role == "Leader").map(|(name, _)| name.clone());
-            match leader {
-                Some(leader) if healthy && agreed && roles.keys().eq(names.iter()) => Ok(leader),
-                _ => Err(status.to_string()),
-            }
-        })
-    }
-}
+use crate::federation::SOON;
+use crate::group::Replica;
+use crate::wait;
 
 /// Three replicas that agree, each under its number less one.
 #[track_caller]
@@ -232,7 +106,8 @@ fn a_replica_that_lost_its_disk_is_replaced_by_one_with_a_new_number() {
     let thief = Replica::new();
     let words = thief.refuses_to_start(&["--join", &token]);
     assert!(words.contains("was used, for replica 4"), "{words}");
-    let same = Replica { directory: new.directory.clone(), ..Replica::new() };
+    let mut same = Replica::new();
+    same.directory.clone_from(&new.directory);
     let words = same.refuses_to_start(&[]);
     assert!(words.contains("in use by another process"), "{words}");
 
