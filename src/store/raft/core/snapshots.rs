@@ -23,6 +23,7 @@ pub(super) struct Incoming {
 pub(super) struct Installing {
     pub ready: raft::Ready,
     pub number: u64,
+    pub checkpoint: Checkpoint,
 }
 
 impl Core {
@@ -85,26 +86,18 @@ impl Core {
             hash: id.hash,
         };
         let committed = checkpoint.index;
-        let install = Some(Install { checkpoint, rows: rows.clone() });
+        let install = Some(Install { checkpoint: checkpoint.clone(), rows: rows.clone() });
         self.writing.insert(self.number);
         self.effects.push(Effect::Write(Write { number: self.number, install, entries: Vec::new(), committed }));
-        self.installing = Some(Installing { ready, number: self.number });
+        self.installing = Some(Installing { ready, number: self.number, checkpoint });
     }
 
     /// The snapshot is durable: it takes the place of all there was.
     pub(super) fn installed(&mut self, installing: Installing) {
-        let Installing { mut ready, .. } = installing;
+        let Installing { mut ready, checkpoint, .. } = installing;
         let Some(Incoming { id, rows: Some(rows), .. }) = self.incoming.take() else { return };
-        let conf = ready.snapshot().get_metadata().get_conf_state().clone();
+        let conf = checkpoint.conf_state();
         let messages = ready.take_persisted_messages();
-        let checkpoint = Checkpoint {
-            index: id.index,
-            term: id.term,
-            voters: conf.voters.clone(),
-            learners: conf.learners.clone(),
-            revision: id.revision,
-            hash: id.hash,
-        };
         self.raw.mut_store().install(checkpoint);
         self.raw.mut_store().snapshot = (id.clone(), conf.clone());
         self.raw.advance_append_async(ready);

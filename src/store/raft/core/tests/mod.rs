@@ -273,6 +273,19 @@ fn hand_over_moves_the_lead_at_once() {
     assert_ne!(group.leader(), old);
 }
 
+/// The library forgets who answered whenever it checks its quorum; whoever wants to give the lead away then finds nobody.
+#[test]
+fn reproduce_hand_over_finds_nobody_just_after_the_quorum_was_checked() {
+    for ms in (500..800).step_by(10) {
+        let mut group = Group::of(&[1, 2, 3]);
+        group.run(ms);
+        let old = group.leader();
+        assert!(group.cores[&old].status().members.values().all(|member| member.active == Some(true)), "after {ms} ms");
+        group.tell(old, Event::HandOver);
+        assert_ne!(group.leader(), old, "after {ms} ms");
+    }
+}
+
 #[test]
 fn a_replica_that_is_removed_stops() {
     let mut group = Group::of(&[1, 2, 3]);
