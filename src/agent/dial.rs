@@ -142,10 +142,7 @@ impl ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let is_pinned = |candidate: &&CertificateDer<'_>| {
-            let parsed = x509_parser::parse_x509_certificate(candidate);
-            parsed.is_ok_and(|(_, parsed)| Digest::of(parsed.public_key().raw) == self.pin)
-        };
+        let is_pinned = |candidate: &&CertificateDer<'_>| Digest::of_key(candidate) == Some(self.pin);
         let Some(authority) = intermediates.iter().find(is_pinned) else {
             return Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
         };

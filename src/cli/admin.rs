@@ -54,9 +54,7 @@ impl Connection {
         let authority = config.root_cert.as_ref().and_then(|authorities| authorities.first());
         let authority =
             authority.context("the kubeconfig names no certificate authority, so no token can carry its pin")?;
-        let (_, parsed) =
-            x509_parser::parse_x509_certificate(authority).context("the kubeconfig's certificate authority")?;
-        let pin = Digest::of(parsed.public_key().raw);
+        let pin = Digest::of_key(authority).context("the kubeconfig's certificate authority is no certificate")?;
         Ok(Admin { client: Client::try_from(config)?, url, pin })
     }
 }

@@ -26,6 +26,13 @@ impl Digest {
         Self::of(value.to_string().as_bytes())
     }
 
+    /// Of the key in an X.509 certificate (its SubjectPublicKeyInfo, DER): what a join token pins. `None` where it is not
+    /// a certificate.
+    pub fn of_key(certificate: &[u8]) -> Option<Self> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        Some(Self::of(parsed.public_key().raw))
+    }
+
     /// The first eight hex characters, for people.
     pub fn short(&self) -> String {
         self.to_string()[..8].to_owned()

@@ -254,7 +254,8 @@ impl ServerCertVerifier for Other {
             }
             Trust::Pin(pin) => {
                 let mut roots = RootCertStore::empty();
-                if let Some(authority) = intermediates.iter().find(|candidate| is_pinned(candidate, pin)) {
+                if let Some(authority) = intermediates.iter().find(|candidate| Digest::of_key(candidate) == Some(*pin))
+                {
                     roots.add(authority.clone().into_owned())?;
                 }
                 chains_to(&roots)?;
@@ -287,11 +288,6 @@ impl ServerCertVerifier for Other {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-fn is_pinned(candidate: &CertificateDer<'_>, pin: &Digest) -> bool {
-    let parsed = x509_parser::parse_x509_certificate(candidate);
-    parsed.is_ok_and(|(_, parsed)| Digest::of(parsed.public_key().raw) == *pin)
 }
 
 impl ResolvesClientCert for Shown {
