@@ -156,27 +156,45 @@ pub async fn run(
     Ok(Seen { times: all.into_iter().collect(), answered, failed, elapsed })
 }
 
-/// Writes each key once, and then as many more as `updates` says.
-pub async fn fill(connections: &[Client], bytes: usize, updates: u64) -> anyhow::Result<()> {
-    let mut fillers = JoinSet::new();
-    for filler in 0..FILLERS {
-        let mut client = connections[filler as usize % connections.len()].clone();
-        fillers.spawn(async move {
-            let mut choice = Choice::new(filler);
-            for number in (filler..KEYS + updates).step_by(FILLERS as usize) {
-                let value = choice.value(bytes);
-                match client.put(choice.key(number % KEYS), value).await {
-                    Written::Yes => {}
-                    Written::No(why) | Written::Unknown(why) => bail!("cannot fill the store: {why}"),
+/// Writes each key once, and then as many more as there are updates.
+pub struct Filling {
+    bytes: usize,
+    end: u64,
+    /// Of each filler, what it writes next, and what it draws its values from.
+    fillers: Vec<(u64, Choice)>,
+}
+
+impl Filling {
+    pub fn new(bytes: usize, updates: u64) -> Self {
+        let fillers = (0..FILLERS).map(|filler| (filler, Choice::new(filler))).collect();
+        Self { bytes, end: KEYS + updates, fillers }
+    }
+
+    /// Goes on where it was until all is written, or until a write fails: then it says why, and can go on elsewhere.
+    pub async fn run(&mut self, connections: &[Client]) -> anyhow::Result<Result<(), String>> {
+        let (bytes, end) = (self.bytes, self.end);
+        let mut fillers = JoinSet::new();
+        for (filler, (mut number, mut choice)) in self.fillers.drain(..).enumerate() {
+            let mut client = connections[filler % connections.len()].clone();
+            fillers.spawn(async move {
+                while number < end {
+                    let value = choice.value(bytes);
+                    match client.put(choice.key(number % KEYS), value).await {
+                        Written::Yes => number += FILLERS,
+                        Written::No(why) | Written::Unknown(why) => return ((number, choice), Err(why)),
+                    }
                 }
-            }
-            Ok(())
-        });
+                ((number, choice), Ok(()))
+            });
+        }
+        let mut done = Ok(());
+        while let Some(filler) = fillers.join_next().await {
+            let (filler, ended) = filler.context("a filler panicked")?;
+            self.fillers.push(filler);
+            done = done.and(ended);
+        }
+        Ok(done)
     }
-    while let Some(filler) = fillers.join_next().await {
-        filler.context("a filler panicked")??;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

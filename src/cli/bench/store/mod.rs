@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::bail;
 use clap::ValueEnum;
 use serde_json::{Map, json};
 
 use self::{
     client::Client,
     etcd::Etcd,
-    load::{Operation, Plan, Seen},
+    load::{Filling, Operation, Plan, Seen},
 };
 use super::{
     Row,
@@ -145,7 +146,7 @@ pub async fn run(directory: &Path, options: &Options) -> anyhow::Result<Vec<Row>
         let bytes = options.bytes.iter().copied().max().unwrap_or_default();
         for system in &systems {
             let begin = Instant::now();
-            load::fill(&system.clients(CONNECTIONS_FEW).await?, bytes, updates).await?;
+            fill(system, bytes, updates).await?;
             eprintln!("{}: {updates} updates in {:.0} s", system.name(), begin.elapsed().as_secs_f64());
         }
         rows.extend(grid(directory, options, &systems, updates).await?);
@@ -157,7 +158,7 @@ async fn grid(directory: &Path, options: &Options, systems: &[System], aged: u64
     let mut rows = vec![];
     for &bytes in &options.bytes {
         for system in systems {
-            load::fill(&system.clients(CONNECTIONS_FEW).await?, bytes, 0).await?;
+            fill(system, bytes, 0).await?;
         }
         for &clients in &options.clients {
             let mut connections = vec![clients.min(CONNECTIONS_FEW), clients.min(CONNECTIONS_MANY)];
@@ -171,6 +172,20 @@ async fn grid(directory: &Path, options: &Options, systems: &[System], aged: u64
         }
     }
     Ok(rows)
+}
+
+/// Goes on with the next leader where one is lost on the way.
+async fn fill(system: &System, bytes: usize, updates: u64) -> anyhow::Result<()> {
+    let mut filling = Filling::new(bytes, updates);
+    let mut changes = 0;
+    while let Err(why) = filling.run(&system.clients(CONNECTIONS_FEW).await?).await? {
+        if changes == AGAIN_MAX {
+            bail!("cannot fill the store: {why}");
+        }
+        changes += 1;
+        system.settle().await?;
+    }
+    Ok(())
 }
 
 /// One row for each system: medians of all pairs.
