@@ -31,11 +31,18 @@ impl Replica {
         Replica::listening_for_others_at(free_port(), &[])
     }
 
-    /// The others reach it through a door.
+    /// From its next start on the others reach it somewhere else.
+    pub fn move_away(&mut self) {
+        let port = self.flags.iter().position(|flag| flag == "--peer-listen").expect("it listens for others");
+        self.flags[port + 1] = format!("127.0.0.1:{}", free_port());
+    }
+
+    /// The others reach it through a door. The second one reads by its lease while it leads, the others ask.
     fn behind(doors: &Doors, at: usize) -> Replica {
         let peer = free_port();
         let door = format!("127.0.0.1:{}", doors.make(at, peer));
-        Replica::listening_for_others_at(peer, &["--peer-advertise", &door])
+        let reads = if at == 1 { "lease" } else { "index" };
+        Replica::listening_for_others_at(peer, &["--peer-advertise", &door, "--reads", reads])
     }
 
     fn listening_for_others_at(peer: u16, more: &[&str]) -> Replica {

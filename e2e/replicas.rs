@@ -90,6 +90,26 @@ fn a_replica_that_is_told_to_stop_gives_the_lead_away_first() {
 }
 
 #[test]
+fn a_replica_that_comes_back_at_another_address_is_found() {
+    let mut replicas = group();
+    replicas[2].kill();
+    write(&replicas[0], "meanwhile");
+    replicas[2].move_away();
+    replicas[2].start(&[]);
+    replicas[0].wait_for_group(&["1", "2", "3"]);
+    assert!(namespaces(&replicas[2]).contains("meanwhile"));
+    // All that others know of it is what they have learned: so they find it after their own restart, too.
+    for replica in &mut replicas {
+        replica.kill();
+    }
+    for replica in &mut replicas {
+        replica.process = Some(replica.spawn(&[]));
+    }
+    replicas[0].wait_until_ready();
+    replicas[0].wait_for_group(&["1", "2", "3"]);
+}
+
+#[test]
 fn a_replica_that_lost_its_disk_is_replaced_by_one_with_a_new_number() {
     let mut replicas = group();
     write(&replicas[0], "before");

@@ -6,9 +6,12 @@ pub mod replicas;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 
-use crate::hub::{self, Config, peers::joining::Invitation};
+use crate::{
+    hub::{self, Config, peers::joining::Invitation},
+    store::raft,
+};
 
 /// Runs the hub until SIGTERM; or, with a command, tends to its replicas.
 #[derive(clap::Args)]
@@ -63,6 +66,11 @@ struct Run {
     #[arg(long, value_name = "TOKEN")]
     join: Option<Invitation>,
 
+    /// How reads are kept linearizable while this replica leads: by asking the others each time, or by a lease, which
+    /// trusts that clocks run alike within a quarter
+    #[arg(long, value_enum, default_value_t = Reads::Index)]
+    reads: Reads,
+
     /// Life of agents' certificates, in seconds
     #[arg(long, value_name = "SECONDS", hide = true)]
     agent_certificate_seconds: Option<u64>,
@@ -74,6 +82,21 @@ struct Run {
     /// Silence after which a cluster is Unknown, in seconds
     #[arg(long, value_name = "SECONDS", hide = true)]
     grace_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Reads {
+    Index,
+    Lease,
+}
+
+impl From<Reads> for raft::Reads {
+    fn from(reads: Reads) -> Self {
+        match reads {
+            Reads::Index => Self::Index,
+            Reads::Lease => Self::Lease,
+        }
+    }
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -94,6 +117,7 @@ impl Run {
             tls_sans: self.tls_sans,
             peer_listen: self.peer_listen,
             peer_advertise: self.peer_advertise,
+            reads: self.reads.into(),
             join: self.join,
             ..Config::new(self.dir.context("where is everything to be kept? --dir DIR")?)
         };

@@ -30,7 +30,7 @@ use crate::{
     store::{
         Error, Key, Options, Outcome, Store,
         raft::{
-            self, Change, Chunk, Leadership, Message, OpenError, Reads, Refusal, Replica, ReplicaId, SnapshotId, Start,
+            self, Change, Chunk, Leadership, Message, OpenError, Refusal, Replica, ReplicaId, SnapshotId, Start,
             Status, Timing,
         },
     },
@@ -91,11 +91,11 @@ pub async fn start(
 
     let network = Network::new(stop.clone());
     let pki = Arc::new(Pki::open(&dir.join("pki"), now)?);
-    let opened = open(&dir.join(STORE), belonging.as_ref(), network.clone()).await;
+    let opened = open(config, belonging.as_ref(), network.clone()).await;
     let (replica, belonging) = match (opened, belonging) {
         (Err(error), Some(known)) if distrusts_disk(&error) && known.members.len() > 1 => {
             let replaced = begin_anew(dir, &known, &pki, now, &error).await?;
-            (open(&dir.join(STORE), Some(&replaced), network.clone()).await?, Some(replaced))
+            (open(config, Some(&replaced), network.clone()).await?, Some(replaced))
         }
         (opened, belonging) => (opened?, belonging),
     };
@@ -104,7 +104,7 @@ pub async fn start(
         None => found(dir, &replica, &peer_address).await?,
     };
     let tls = Arc::new(Tls::new(pki.clone(), &belonging.hub, belonging.replica, now)?);
-    network.identify(tls.clone());
+    network.identify(tls.clone(), &peer_address);
     let local: Arc<dyn Local> = replica.clone();
     network.attach(Arc::downgrade(&local));
     network.know(&belonging.members);
@@ -166,15 +166,15 @@ impl Running {
     }
 }
 
-async fn open(dir: &Path, belonging: Option<&Belonging>, network: Arc<Network>) -> anyhow::Result<Arc<Replica>> {
+async fn open(config: &Config, belonging: Option<&Belonging>, network: Arc<Network>) -> anyhow::Result<Arc<Replica>> {
     let start = match belonging {
         Some(known) if !known.opened => Start::Join { id: known.replica, incarnation: known.incarnation.clone() },
         Some(_) | None => Start::Found,
     };
     let config = raft::Config {
-        dir: dir.to_owned(),
+        dir: config.dir.join(STORE),
         timing: Timing::default(),
-        reads: Reads::default(),
+        reads: config.reads,
         options: Options::default(),
     };
     Ok(tokio::task::spawn_blocking(move || raft::open(config, &start, network)).await??)

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::Notify;
@@ -40,6 +41,8 @@ const JITTER_MS: u64 = 50;
 pub struct Link {
     pub id: ReplicaId,
     pub address: String,
+    /// Where the other one can reach this replica.
+    here: String,
     pub stop: CancellationToken,
     tls: Arc<Tls>,
     queue: Arc<Queue>,
@@ -54,8 +57,8 @@ struct Calls {
 }
 
 impl Link {
-    pub fn new(id: ReplicaId, address: String, tls: Arc<Tls>, stop: CancellationToken) -> Self {
-        Self { id, address, stop, tls, queue: Arc::default(), calls: tokio::sync::Mutex::default() }
+    pub fn new(id: ReplicaId, address: String, here: String, tls: Arc<Tls>, stop: CancellationToken) -> Self {
+        Self { id, address, here, stop, tls, queue: Arc::default(), calls: tokio::sync::Mutex::default() }
     }
 
     pub fn send(&self, message: Message) {
@@ -97,6 +100,7 @@ impl Link {
         let queue = self.queue.clone();
         let first = Arc::new(Notify::new());
         let sent = first.clone();
+        let hello = proto::Batch { address: self.here.clone(), messages: vec![] };
         let batches = futures::stream::unfold(queue, move |queue| {
             let sent = sent.clone();
             async move {
@@ -105,6 +109,7 @@ impl Link {
                 Some((batch, queue))
             }
         });
+        let batches = futures::stream::once(std::future::ready(hello)).chain(batches);
         let mut ended = std::pin::pin!(client.messages(batches));
         // The other side judges our certificate after the handshake: only what it does then tells whether it is good.
         let stands = async {
@@ -291,7 +296,7 @@ impl Queue {
             messages.push(message);
         }
         *bytes -= taken;
-        (!messages.is_empty()).then_some(proto::Batch { messages })
+        (!messages.is_empty()).then(|| proto::Batch { messages, ..proto::Batch::default() })
     }
 }
 

@@ -73,16 +73,37 @@ pub trait Local: Send + Sync + 'static {
     fn store(&self) -> &dyn Store;
 }
 
+/// Where the replicas are (`HOST:PORT`), this one too.
+#[derive(Default)]
+struct Whereabouts {
+    stored: BTreeMap<ReplicaId, String>,
+    /// What replicas said of themselves since: one that has moved can be heard again only after it was found.
+    told: BTreeMap<ReplicaId, String>,
+}
+
+impl Whereabouts {
+    fn store(&mut self, members: &BTreeMap<ReplicaId, String>) {
+        let stored = &self.stored;
+        self.told.retain(|id, _| members.contains_key(id) && members.get(id) == stored.get(id));
+        self.stored.clone_from(members);
+    }
+
+    fn get(&self, id: ReplicaId) -> Option<&String> {
+        self.told.get(&id).or_else(|| self.stored.get(&id))
+    }
+}
+
 /// All connections of this replica to others. The store is opened with it and holds it, so it must not hold the store: its
 /// directory would never be free again. And so it begins without knowing the replica it
 /// is of: [`Network::identify`] comes before anything is sent, [`Network::attach`] before anything is received.
 pub struct Network {
     tls: OnceLock<Arc<Tls>>,
+    /// Where this replica can be reached.
+    here: OnceLock<String>,
     local: OnceLock<Weak<dyn Local>>,
     joining: OnceLock<Joining>,
     links: RwLock<BTreeMap<ReplicaId, Arc<Link>>>,
-    /// This one's too.
-    addresses: RwLock<BTreeMap<ReplicaId, String>>,
+    addresses: RwLock<Whereabouts>,
     /// As it was measured last.
     disk_bytes: AtomicU64,
     stop: CancellationToken,
@@ -92,6 +113,7 @@ impl Network {
     pub fn new(stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             tls: OnceLock::new(),
+            here: OnceLock::new(),
             local: OnceLock::new(),
             joining: OnceLock::new(),
             links: RwLock::default(),
@@ -101,9 +123,10 @@ impl Network {
         })
     }
 
-    /// Says once who this replica is.
-    pub fn identify(&self, tls: Arc<Tls>) {
+    /// Says once who this replica is, and where the others can reach it (`HOST:PORT`).
+    pub fn identify(&self, tls: Arc<Tls>, here: &str) {
         let _ = self.tls.set(tls);
+        let _ = self.here.set(here.to_owned());
     }
 
     /// Says once whose network this is.
@@ -119,19 +142,36 @@ impl Network {
     /// Who the replicas are and where (`HOST:PORT`), this one or not. Connections to those that are not among them, or
     /// somewhere else now, end.
     pub fn know(self: &Arc<Self>, members: &BTreeMap<ReplicaId, String>) {
-        let Some(tls) = self.tls.get() else { return };
-        self.addresses.write().clone_from(members);
+        let mut addresses = self.addresses.write();
+        addresses.store(members);
+        self.relink(&addresses);
+    }
+
+    /// Another replica says where it is now: what is stored may be where it was before its last start.
+    fn found(self: &Arc<Self>, id: ReplicaId, address: String) {
+        let mut addresses = self.addresses.write();
+        if addresses.get(id).is_some_and(|known| *known != address) {
+            tracing::info!(replica = id, address, "a replica has moved");
+            addresses.told.insert(id, address);
+            self.relink(&addresses);
+        }
+    }
+
+    fn relink(self: &Arc<Self>, addresses: &Whereabouts) {
+        let (Some(tls), Some(here)) = (self.tls.get(), self.here.get()) else { return };
         let mut links = self.links.write();
         links.retain(|id, link| {
-            let stays = members.get(id) == Some(&link.address);
+            let stays = addresses.get(*id) == Some(&link.address);
             if !stays {
                 link.stop.cancel();
             }
             stays
         });
-        for (id, address) in members.iter().filter(|(id, _)| **id != tls.replica()) {
+        for id in addresses.stored.keys().filter(|id| **id != tls.replica()) {
+            let Some(address) = addresses.get(*id) else { continue };
             links.entry(*id).or_insert_with(|| {
-                let link = Arc::new(Link::new(*id, address.clone(), tls.clone(), self.stop.child_token()));
+                let (stop, here) = (self.stop.child_token(), here.clone());
+                let link = Arc::new(Link::new(*id, address.clone(), here, tls.clone(), stop));
                 tokio::spawn(link.clone().run(self.local.get().cloned()));
                 link
             });
@@ -143,7 +183,7 @@ impl Network {
     }
 
     pub fn address(&self, id: ReplicaId) -> Option<String> {
-        self.addresses.read().get(&id).cloned()
+        self.addresses.read().get(id).cloned()
     }
 
     /// What this replica says of itself; an error once it has stopped.

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{
-    Local, Network, calls, convert, dial, limits,
+    Local, Network, calls, convert, dial,
+    joining::is_address,
+    limits,
     proto::{self, peers_server::PeersServer},
     replacing,
     tls::{self, Peer, Tls},
@@ -157,6 +159,12 @@ impl proto::peers_server::Peers for Service {
             };
             let Some(batch) = batch else { return Ok(Response::new(proto::BatchesReply {})) };
             let local = self.local()?;
+            if !batch.address.is_empty() {
+                if !is_address(&batch.address) {
+                    return Err(self.invalid(from, &Invalid::Malformed { field: "address", expected: "HOST:PORT" }));
+                }
+                self.network.found(from, batch.address);
+            }
             for message in batch.messages {
                 let message = convert::decode(message, from, self.replica);
                 local.receive(message.map_err(|invalid| self.invalid(from, &invalid))?);

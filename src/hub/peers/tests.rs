@@ -154,11 +154,11 @@ impl Replica {
         adjust(&mut notes);
         let (network, local) = (Network::new(stop.clone()), Arc::new(notes));
         let tls = Arc::new(tls);
-        network.identify(tls.clone());
-        let weak: Weak<Notes> = Arc::downgrade(&local);
-        network.attach(weak);
         let listener = TcpListener::bind(listen).await.expect("a port");
         let address = listener.local_addr().expect("an address");
+        network.identify(tls.clone(), &address.to_string());
+        let weak: Weak<Notes> = Arc::downgrade(&local);
+        network.attach(weak);
         tokio::spawn(service::serve(listener, network.clone(), tls, Default::default(), stop.clone()));
         Self { network, local, received, address, stop }
     }
@@ -347,6 +347,21 @@ async fn a_connection_is_made_again_and_its_loss_is_told() {
 }
 
 #[tokio::test]
+async fn reproduce_a_replica_that_moved_is_never_found_again() {
+    let keys = keys();
+    let (mut one, mut two) = (Replica::start(&keys.pki, 1).await, Replica::start(&keys.pki, 2).await);
+    let before: BTreeMap<_, _> = [(1, one.address.to_string()), (2, "127.0.0.1:1".to_owned())].into();
+    one.network.know(&before);
+    two.knows(&[&one]);
+    two.reaches(&mut one).await;
+    one.reaches(&mut two).await;
+    one.network.know(&before);
+    assert_eq!(one.network.address(2), Some(two.address.to_string()), "what is stored is still the old one");
+    one.network.know(&[(2, "127.0.0.1:2".to_owned())].into());
+    assert_eq!(one.network.address(2).as_deref(), Some("127.0.0.1:2"), "it has moved once more");
+}
+
+#[tokio::test]
 async fn replicas_of_another_hub_expired_ones_and_impostors_are_kept_out() {
     let (here, elsewhere) = (keys(), keys());
     let mut two = Replica::start(&here.pki, 2).await;
@@ -464,9 +479,10 @@ async fn garbage_cut_and_oversized_frames_harm_nobody_else() {
         let channel = dial(&two.address.to_string(), third()).await.expect("a connection");
         PeersClient::new(channel)
     };
+    let one_of = |message| proto::Batch { messages: vec![message], ..proto::Batch::default() };
     let batch = |from, to| {
         let body = Some(proto::message::Body::SnapshotFailed(proto::SnapshotFailed {}));
-        proto::Batch { messages: vec![proto::Message { from, to, body }] }
+        one_of(proto::Message { from, to, body })
     };
     let refusal = async |batch: proto::Batch| {
         let sent = futures::stream::iter([batch]);
@@ -476,12 +492,16 @@ async fn garbage_cut_and_oversized_frames_harm_nobody_else() {
     assert_eq!(two.received.recv().await.map(|message| message.from), Some(3));
     assert_eq!(refusal(batch(1, 2)).await, Err(tonic::Code::InvalidArgument), "in another one's name");
     assert_eq!(refusal(batch(3, 1)).await, Err(tonic::Code::InvalidArgument), "for another one");
-    let nothing = proto::Batch { messages: vec![proto::Message { from: 3, to: 2, body: None }] };
+    let nothing = one_of(proto::Message { from: 3, to: 2, body: None });
     assert_eq!(refusal(nothing).await, Err(tonic::Code::InvalidArgument));
     let raft = proto::Raft { context: vec![0; limits::PEER_MESSAGE_BYTES_MAX].into(), ..Default::default() };
     let body = Some(proto::message::Body::Raft(raft));
-    let oversized = proto::Batch { messages: vec![proto::Message { from: 3, to: 2, body }] };
+    let oversized = one_of(proto::Message { from: 3, to: 2, body });
     assert_eq!(refusal(oversized).await, Err(tonic::Code::OutOfRange));
+    for address in ["https://two:1", "two", &"two".repeat(1000)] {
+        let lost = proto::Batch { address: address.into(), ..proto::Batch::default() };
+        assert_eq!(refusal(lost).await, Err(tonic::Code::InvalidArgument));
+    }
 
     // A stream that is cut in the middle of a message.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
