@@ -1,7 +1,8 @@
-//! Nodes and pods, kept so that one change costs no look at the others.
+//! Nodes, pods and what bounds them, kept so that one change costs no look at the others.
 //!
 //! Owns: what the sketch and the reports need to know of pods. Must never: give a sketch before it has seen all nodes
-//! and all pods; unknown is not empty (rule 15).
+//! and all pods; unknown is not empty (rule 15). Quotas and the like are another matter: an agent that may not read them
+//! measures room without, as it did before it knew of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,10 @@ use crate::{
     flow::{measure, observe::Pods},
     model::{NodeFacts, ObjectRef, PodFacts, Resources, Sketch},
 };
+
+mod rules;
+
+use rules::Rules;
 
 type PodKey = (String, String);
 
@@ -20,6 +25,9 @@ pub struct Index {
     /// By node: the requests of its unfinished pods, and how many they are.
     used: BTreeMap<String, (Resources, u32)>,
     workloads: BTreeMap<ObjectRef, Crew>,
+    rules: Rules,
+    /// Labels of nodes that placement may ask for beside those that everybody knows.
+    declared: BTreeSet<String>,
     nodes_known: bool,
     pods_known: bool,
 }
@@ -54,6 +62,10 @@ pub struct Touched {
 }
 
 impl Index {
+    pub fn new(declared: BTreeSet<String>) -> Self {
+        Self { declared, ..Self::default() }
+    }
+
     pub fn apply(&mut self, change: Capacity) -> Touched {
         let mut touched = Touched::default();
         match change {
@@ -77,6 +89,9 @@ impl Index {
             }
             Capacity::Pod(pod) => self.replace(key_of(&pod), Some(slot(pod)), &mut touched),
             Capacity::PodGone { namespace, name } => self.replace((namespace, name), None, &mut touched),
+            Capacity::RulesReset(kind, rules) => touched.room = self.rules.reset(kind, rules),
+            Capacity::Rule(kind, rule) => touched.room = self.rules.put(kind, rule),
+            Capacity::RuleGone(kind, namespace, name) => touched.room = self.rules.remove((kind, namespace, name)),
         }
         touched
     }
@@ -136,15 +151,17 @@ impl Index {
         })
     }
 
-    /// `None` until all nodes and all pods were seen once.
-    pub fn sketch(&self) -> Option<Sketch> {
+    /// `None` until all nodes and all pods were seen once. Of the namespaces, those that are `hosted` come first where
+    /// there are more than can be told.
+    pub fn sketch(&self, hosted: &BTreeSet<&str>) -> Option<Sketch> {
+        if !self.nodes_known || !self.pods_known {
+            return None;
+        }
         let nothing = (Resources::default(), 0);
-        (self.nodes_known && self.pods_known).then(|| {
-            measure::sketch(self.nodes.values().map(|node| {
-                let (used, pods) = self.used.get(&node.name).unwrap_or(&nothing);
-                (node, used, *pods)
-            }))
-        })
+        let used = |node: &NodeFacts| self.used.get(&node.name).unwrap_or(&nothing);
+        let nodes = self.nodes.values().map(|node| (node, &used(node).0, used(node).1));
+        let sketch = measure::sketch(nodes, &self.declared);
+        Some(Sketch { namespaces: self.rules.told(hosted), ..sketch })
     }
 }
 
@@ -187,11 +204,11 @@ mod tests {
     fn there_is_no_sketch_before_all_nodes_and_pods_were_seen() {
         let mut index = Index::default();
         index.apply(Capacity::Node(node("n1")));
-        assert_eq!(index.sketch(), None);
+        assert_eq!(index.sketch(&BTreeSet::new()), None);
         index.apply(Capacity::NodesReset(vec![node("n1")]));
-        assert_eq!(index.sketch(), None);
+        assert_eq!(index.sketch(&BTreeSet::new()), None);
         assert!(index.apply(Capacity::PodsReset(vec![])).room);
-        assert!(index.sketch().is_some());
+        assert!(index.sketch(&BTreeSet::new()).is_some());
     }
 
     #[test]

@@ -36,9 +36,19 @@ pub struct Args {
     /// Keep them as Secrets of this namespace in the member instead; of several replicas one acts
     #[arg(long, value_name = "NAMESPACE", conflicts_with = "dir")]
     state_namespace: Option<String>,
+    #[command(flatten)]
+    own: Own,
+}
+
+/// What the agent says of its cluster.
+#[derive(clap::Args)]
+struct Own {
     /// Name for the cluster; the token's where it names one
     #[arg(long, value_name = "NAME", default_value = "")]
     name: String,
+    /// A node label that Applications may select nodes by, beside the well-known ones; may be given several times
+    #[arg(long = "node-label", value_name = "KEY", env = "HANSE_NODE_LABELS", value_delimiter = ',')]
+    node_labels: Vec<String>,
 }
 
 #[derive(clap::Subcommand)]
@@ -79,7 +89,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
-    act(args.to, state, args.name, stop).await
+    act(args.to, state, args.own, stop).await
 }
 
 /// Where what outlives the process is kept.
@@ -122,7 +132,7 @@ async fn check(to: To, dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn act(to: To, state: State, name: String, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+async fn act(to: To, state: State, own: Own, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let instance = uuid::Uuid::new_v4().to_string();
     match state {
         State::Directory(dir) => {
@@ -130,7 +140,7 @@ async fn act(to: To, state: State, name: String, stop: CancellationToken) -> any
             let ledger = DirectoryLedger::open(&dir.join("ledger"))?;
             let keep = Arc::new(identity::Directory::open(&dir)?);
             let cluster = to.member().await?;
-            serve(to, cluster, Box::new(ledger), keep, name, instance, stop).await?;
+            serve(to, cluster, Box::new(ledger), keep, own, instance, stop).await?;
         }
         State::Secrets(namespace) => {
             let cluster = to.member().await?;
@@ -145,7 +155,7 @@ async fn act(to: To, state: State, name: String, stop: CancellationToken) -> any
                 let (acting, stop) = (acting.clone(), stop.clone());
                 async move { held.hold(acting, stop).await }
             });
-            serve(to, cluster, Box::new(ledger), Arc::new(secrets), name, instance, acting).await?;
+            serve(to, cluster, Box::new(ledger), Arc::new(secrets), own, instance, acting).await?;
             holding.abort();
             if !stop.is_cancelled() {
                 bail!("the lease was lost; another replica acts");
@@ -161,7 +171,7 @@ async fn serve(
     cluster: KubeCluster,
     ledger: Box<dyn Ledger>,
     keep: Arc<dyn Keep>,
-    name: String,
+    own: Own,
     instance: String,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -169,13 +179,14 @@ async fn serve(
         eprintln!("warning: ClusterRole hanse-executor: {rejection}\n  apply deploy/executor.yaml in the member");
     }
     let joined = tokio::select! {
-        joined = identity(&to, &*keep, &cluster, name) => joined?,
+        joined = identity(&to, &*keep, &cluster, own.name) => joined?,
         () = stop.cancelled() => return Ok(()),
     };
     println!("cluster {} of hub {}", joined.cluster_name, joined.hub);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let link = link::start(link::Config { urls: to.hubs, keep, seed }, joined);
-    let config = core::Config { instance, seed, ..core::Config::default() };
+    let node_labels = own.node_labels.into_iter().collect();
+    let config = core::Config { instance, seed, node_labels, ..core::Config::default() };
     Ok(agent::run(config, Arc::new(cluster), ledger, link, stop).await?)
 }
 

@@ -165,6 +165,12 @@ fn cluster_status() -> Schema {
         ("free", amounts()),
         ("labels", Schema::map(Schema::string())),
         ("taints", Schema::array(taint)),
+        ("mixed", Schema::boolean().describe("Some of these nodes may have labels that are not told.")),
+    ]);
+    let rules = Schema::object([
+        ("quota", amounts().describe("What ResourceQuotas leave.")),
+        ("defaults", amounts().describe("What LimitRanges give a container that says nothing.")),
+        ("claims", Schema::map(Schema::array(Schema::string())).describe("Zones of claims whose volume is bound.")),
     ]);
     let text = Schema::string;
     Schema::object([
@@ -207,6 +213,9 @@ fn cluster_status() -> Schema {
                 ("shapes", Schema::array(shape)),
                 ("allocatable", amounts()),
                 ("free", amounts()),
+                ("labels", Schema::array(text()).describe("Node labels that the shapes tell of.")),
+                ("namespaces", Schema::map(rules)),
+                ("fault", text().describe("Why nothing of it is believed.")),
             ])
             .describe("Free capacity by shape of node; cpu in thousandths of a core, memory in bytes."),
         ),

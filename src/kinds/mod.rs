@@ -304,7 +304,7 @@ mod tests {
         cluster::{CertificateStatus, ClusterSpec, ClusterStatus, DeletionPolicy, Facts, JoinRequest},
         condition::{Condition, Conditions, Truth},
         demand::Taint,
-        sketch::Shape,
+        sketch::{NamespaceRules, NodeKind, Shape},
         token::{JoinToken, JoinTokenSpec, JoinTokenStatus, UsedBy},
     };
 
@@ -342,8 +342,20 @@ mod tests {
         };
         let taint = Taint { key: "a".into(), value: "b".into(), effect: "NoSchedule".into() };
         let amounts = || Resources::of([("cpu", 4000), ("memory", 1 << 34)]);
-        let shape = Shape { count: 3, free: amounts(), labels: [("a".into(), "b".into())].into(), taints: vec![taint] };
-        let sketch = Sketch { sequence: 1, nodes: 3, shapes: vec![shape], allocatable: amounts(), free: amounts() };
+        let kind = NodeKind { labels: [("a".into(), "b".into())].into(), taints: vec![taint], mixed: true };
+        let shape = Shape { count: 3, free: amounts(), kind };
+        let claims = [("data".into(), vec!["a".into()])].into();
+        let rules = NamespaceRules { quota: amounts(), defaults: amounts(), claims };
+        let sketch = Sketch {
+            sequence: 1,
+            nodes: 3,
+            shapes: vec![shape],
+            allocatable: amounts(),
+            free: amounts(),
+            labels: vec!["a".into()],
+            namespaces: [("shop".into(), rules)].into(),
+            fault: "none".into(),
+        };
         let text = String::from;
         let cluster = Cluster {
             spec: ClusterSpec { accepted: true, unschedulable: true, deletion_policy: DeletionPolicy::Drain },

@@ -1,4 +1,4 @@
-//! Nodes and pods, as far as capacity and health can see them.
+//! Nodes, pods and what bounds them, as far as capacity and health can see them.
 
 use std::collections::BTreeMap;
 
@@ -30,4 +30,31 @@ pub struct PodFacts {
     pub workload: Option<ObjectRef>,
     /// Why it does not run, in the member's words: `ImagePullBackOff: …`, `FailedScheduling: …`, `CrashLoopBackOff: …`.
     pub trouble: Option<String>,
+}
+
+/// What bounds the pods of a namespace beside the nodes' room, from one object of the member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFacts {
+    /// Empty for a volume that no claim is bound to.
+    pub namespace: String,
+    pub name: String,
+    pub rule: Rule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// What a ResourceQuota leaves.
+    Quota(Resources),
+    /// What a LimitRange gives containers that say nothing.
+    Defaults(Resources),
+    /// Where the volume of a claim is; empty where it can be reached from everywhere.
+    Zones { claim: String, zones: Vec<String> },
+}
+
+/// The kinds of objects that rules come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleKind {
+    Quota,
+    LimitRange,
+    Volume,
 }

@@ -138,6 +138,10 @@ impl Resources {
         request.0.iter().filter(|&(_, &amount)| amount > 0).map(times).min()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn is_zero(&self) -> bool {
         self.0.values().all(|&amount| amount == 0)
     }

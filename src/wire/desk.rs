@@ -150,7 +150,7 @@ impl TryFrom<proto::desk_said::Fact> for Fact {
         Ok(match fact {
             Wire::Beat(proto::Beat {}) => Self::Beat,
             Wire::Facts(facts) => Self::Facts(facts.try_into()?),
-            Wire::Sketch(sketch) => Self::Sketch(sketch.try_into()?),
+            Wire::Sketch(sketch) => Self::Sketch(sketch.into()),
             Wire::Report(numbered) => {
                 let report = numbered.report.ok_or(Invalid::Missing("report"))?;
                 Self::Report { number: numbered.number, report: Box::new(report.try_into()?) }

@@ -10,6 +10,7 @@ mod desk;
 mod join;
 pub mod limits;
 mod parts;
+mod sketch;
 #[cfg(test)]
 mod tests;
 mod to_agent;

@@ -15,7 +15,7 @@ use crate::model::{
     placement::Patch,
     protocol::{Hello, LedgerLine, Refuse, ResumeToken, ToAgent, ToHub, Welcome},
     report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount},
-    sketch::Shape,
+    sketch::{NamespaceRules, NodeKind, SHAPES_MAX, Shape},
     work::{Manifest, Removal, RemovalReason},
 };
 
@@ -91,14 +91,28 @@ fn resources() -> impl Strategy<Value = Resources> {
 fn sketch() -> impl Strategy<Value = Sketch> {
     let taint = (text(), text(), text()).prop_map(|(key, value, effect)| Taint { key, value, effect });
     let labels = prop::collection::btree_map(name(), text(), 0..3);
-    let shape = (0..100u32, resources(), labels, vec(taint, 0..2)).prop_map(|(count, free, labels, taints)| Shape {
-        count,
-        free,
-        labels,
-        taints,
+    let kind = (labels, vec(taint, 0..2), any::<bool>());
+    let kind = kind.prop_map(|(labels, taints, mixed)| NodeKind { labels, taints, mixed });
+    let shape = (0..100u32, resources(), kind).prop_map(|(count, mut free, kind)| {
+        free.0.retain(|_, amount| *amount != 0);
+        Shape { count, free, kind }
     });
-    (any::<u64>(), 0..1000u32, vec(shape, 0..4), resources(), resources())
-        .prop_map(|(sequence, nodes, shapes, allocatable, free)| Sketch { sequence, nodes, shapes, allocatable, free })
+    let claims = prop::collection::btree_map(name(), vec(text(), 0..2), 0..2);
+    let rules = (resources(), resources(), claims);
+    let rules = rules.prop_map(|(quota, defaults, claims)| NamespaceRules { quota, defaults, claims });
+    let rest = (vec(text(), 0..3), prop::collection::btree_map(name(), rules, 0..3));
+    (any::<u64>(), 0..1000u32, vec(shape, 0..4), resources(), resources(), rest).prop_map(
+        |(sequence, nodes, shapes, allocatable, free, (labels, namespaces))| Sketch {
+            sequence,
+            nodes,
+            shapes,
+            allocatable,
+            free,
+            labels,
+            namespaces,
+            fault: String::new(),
+        },
+    )
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -300,17 +314,39 @@ fn lists_and_figures_beyond_their_limits_are_named() {
     let error = beat(Message::FetchBlobs(proto::FetchBlobs { digests })).expect_err("too many");
     assert_eq!(error.to_string(), "digests holds 10001, the limit is 10000");
 
-    let crowd = proto::Sketch { nodes: limits::NODES_MAX + 1, ..proto::Sketch::default() };
-    assert!(matches!(beat(Message::Sketch(crowd)), Err(Invalid::OutOfRange { field: "nodes", .. })));
-    let shape = proto::Shape { count: u32::MAX, ..proto::Shape::default() };
-    let shaped = proto::Sketch { shapes: vec![shape; 2], ..proto::Sketch::default() };
-    assert!(matches!(beat(Message::Sketch(shaped)), Err(Invalid::OutOfRange { .. })));
-    let free = [("cpu".to_owned(), i64::MIN)].into();
-    let deep = proto::Sketch { free, ..proto::Sketch::default() };
-    assert!(matches!(beat(Message::Sketch(deep)), Err(Invalid::OutOfRange { field: "amount", .. })));
     let region = "x".repeat(limits::WORD_BYTES_MAX + 1);
     let wordy = proto::Facts { region, ..proto::Facts::default() };
     assert!(matches!(beat(Message::Facts(wordy)), Err(Invalid::TooMany { field: "region", .. })));
+}
+
+/// A stream that ended with it would leave a silent cluster and no word why.
+#[test]
+fn a_sketch_beyond_the_limits_comes_as_one_that_nobody_believes() {
+    use proto::to_hub::Message;
+    let plain = proto::Sketch::default;
+    let columns = |shapes: usize| proto::Sketch {
+        kinds: vec![proto::NodeKind::default()],
+        resources: vec!["cpu".into()],
+        counts: vec![1; shapes],
+        kind_of: vec![0; shapes],
+        amounts: vec![1; shapes],
+        ..plain()
+    };
+    for (sketch, expected) in [
+        (columns(SHAPES_MAX), ""),
+        (columns(1_000_000), "shapes holds 1000000"),
+        (proto::Sketch { nodes: limits::NODES_MAX + 1, ..plain() }, "nodes 100001 lies"),
+        (proto::Sketch { counts: vec![u32::MAX; 2], ..columns(2) }, "nodes of all shapes"),
+        (proto::Sketch { free: [("cpu".to_owned(), i64::MIN)].into(), ..plain() }, "amount -9223372036854775808 lies"),
+        (proto::Sketch { amounts: vec![i64::MAX], ..columns(1) }, "amount 9223372036854775807 lies"),
+        (proto::Sketch { amounts: vec![1; 3], ..columns(2) }, "shapes is not a kind and all amounts for each"),
+        (proto::Sketch { kind_of: vec![1], ..columns(1) }, "shapes is not a known kind"),
+    ] {
+        let Ok(ToHub::Sketch(told)) = beat(Message::Sketch(sketch)) else { panic!("a sketch: {expected}") };
+        assert!(told.fault.starts_with(expected), "{:?} is not {expected:?}", told.fault);
+        assert_eq!(told.fault.is_empty(), expected.is_empty());
+        assert!(told.fault.is_empty() || told.shapes.is_empty());
+    }
 }
 
 #[test]

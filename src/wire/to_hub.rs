@@ -2,16 +2,14 @@
 
 use super::{
     Invalid, limits,
-    parts::{digest, digest_bytes, features, labels, list, message, object_ref, optional_uid, resources, uid, word},
+    parts::{digest, digest_bytes, features, list, message, object_ref, optional_uid, resources, uid, word},
     proto,
 };
 use crate::model::{
-    Report, Sketch,
+    Report,
     cluster::Facts,
-    demand::Taint,
     protocol::{Hello, LedgerLine, ResumeToken, ToHub},
     report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount},
-    sketch::{SHAPES_MAX, Shape},
 };
 
 impl From<&ToHub> for proto::ToHub {
@@ -44,7 +42,7 @@ impl TryFrom<proto::ToHub> for ToHub {
                 })?)
             }
             Message::Report(report) => Self::Report(Box::new(report.try_into()?)),
-            Message::Sketch(sketch) => Self::Sketch(sketch.try_into()?),
+            Message::Sketch(sketch) => Self::Sketch(sketch.into()),
             Message::Facts(facts) => Self::Facts(facts.try_into()?),
             Message::Beat(proto::Beat {}) => Self::Beat,
         })
@@ -82,7 +80,7 @@ impl TryFrom<proto::Hello> for Hello {
             resume: hello.resume.map(TryInto::try_into).transpose()?,
             ledger: list("ledger", limits::LEDGER_LINES_MAX, hello.ledger, TryInto::try_into)?,
             facts: hello.facts.ok_or(Invalid::Missing("facts"))?.try_into()?,
-            sketch: hello.sketch.map(TryInto::try_into).transpose()?,
+            sketch: hello.sketch.map(Into::into),
         })
     }
 }
@@ -147,76 +145,6 @@ impl TryFrom<proto::Facts> for Facts {
             region: word("region", facts.region)?,
             zone: word("zone", facts.zone)?,
             system_uid: word("system uid", facts.system_uid)?,
-        })
-    }
-}
-
-impl From<&Sketch> for proto::Sketch {
-    fn from(sketch: &Sketch) -> Self {
-        Self {
-            sequence: sketch.sequence,
-            nodes: sketch.nodes,
-            shapes: sketch.shapes.iter().map(Into::into).collect(),
-            allocatable: sketch.allocatable.0.clone().into_iter().collect(),
-            free: sketch.free.0.clone().into_iter().collect(),
-        }
-    }
-}
-
-impl TryFrom<proto::Sketch> for Sketch {
-    type Error = Invalid;
-
-    fn try_from(sketch: proto::Sketch) -> Result<Self, Invalid> {
-        let shapes: Vec<Shape> = list("shapes", SHAPES_MAX, sketch.shapes, TryInto::try_into)?;
-        let shaped: u64 = shapes.iter().map(|shape| u64::from(shape.count)).sum();
-        for (field, value) in [("nodes", sketch.nodes.into()), ("nodes of all shapes", shaped)] {
-            if value > limits::NODES_MAX.into() {
-                let (min, max) = (0, limits::NODES_MAX.into());
-                return Err(Invalid::OutOfRange { field, value: value.into(), min, max });
-            }
-        }
-        Ok(Self {
-            sequence: sketch.sequence,
-            nodes: sketch.nodes,
-            shapes,
-            allocatable: resources(sketch.allocatable)?,
-            free: resources(sketch.free)?,
-        })
-    }
-}
-
-impl From<&Shape> for proto::Shape {
-    fn from(shape: &Shape) -> Self {
-        let taint = |taint: &Taint| proto::Taint {
-            key: taint.key.clone(),
-            value: taint.value.clone(),
-            effect: taint.effect.clone(),
-        };
-        Self {
-            count: shape.count,
-            free: shape.free.0.clone().into_iter().collect(),
-            labels: shape.labels.clone().into_iter().collect(),
-            taints: shape.taints.iter().map(taint).collect(),
-        }
-    }
-}
-
-impl TryFrom<proto::Shape> for Shape {
-    type Error = Invalid;
-
-    fn try_from(shape: proto::Shape) -> Result<Self, Invalid> {
-        let taint = |taint: proto::Taint| {
-            Ok(Taint {
-                key: word("taint key", taint.key)?,
-                value: word("taint value", taint.value)?,
-                effect: word("taint effect", taint.effect)?,
-            })
-        };
-        Ok(Self {
-            count: shape.count,
-            free: resources(shape.free)?,
-            labels: labels(shape.labels)?,
-            taints: list("taints", limits::TAINTS_MAX, shape.taints, taint)?,
         })
     }
 }

@@ -8,7 +8,11 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
-use crate::model::{GroupVersionKind, NodeFacts, ObjectRef, PodFacts, Uid, cluster::Facts};
+use crate::model::{
+    GroupVersionKind, NodeFacts, ObjectRef, PodFacts, Uid,
+    cluster::Facts,
+    node::{RuleFacts, RuleKind},
+};
 
 /// Field manager of every write.
 pub const FIELD_MANAGER: &str = "hanse";
@@ -39,7 +43,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// gap, with a [`Live::Reset`].
     fn watch(&self, gvk: &GroupVersionKind) -> BoxStream<'static, Live>;
 
-    /// Nodes and pods of the whole cluster.
+    /// Nodes and pods of the whole cluster, and what bounds the pods of each namespace.
     fn watch_capacity(&self) -> BoxStream<'static, Capacity>;
 
     async fn facts(&self) -> Result<Facts, Rejection>;
@@ -94,5 +98,12 @@ pub enum Capacity {
     NodeGone(String),
     PodsReset(Vec<PodFacts>),
     Pod(PodFacts),
-    PodGone { namespace: String, name: String },
+    PodGone {
+        namespace: String,
+        name: String,
+    },
+    /// All there is of one kind of rules, or that the agent may not read them.
+    RulesReset(RuleKind, Vec<RuleFacts>),
+    Rule(RuleKind, RuleFacts),
+    RuleGone(RuleKind, String, String),
 }

@@ -343,7 +343,8 @@ impl Core {
     /// The sketch of now, where it differs from the last one.
     fn newest_sketch(&mut self) -> Option<Sketch> {
         self.outbox.sketch_due_at_ms = None;
-        let sketch = Sketch { sequence: self.outbox.sequence, ..self.capacity.sketch()? };
+        let hosted = self.namespaces.keys().map(String::as_str).collect();
+        let sketch = Sketch { sequence: self.outbox.sequence, ..self.capacity.sketch(&hosted)? };
         if self.outbox.sketch.as_ref() == Some(&sketch) {
             return Some(sketch);
         }

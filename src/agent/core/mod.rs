@@ -121,11 +121,20 @@ pub struct Config {
     /// Writes to the member per second, on average; `writes_burst` at once.
     pub writes_per_second: u64,
     pub writes_burst: u64,
+    /// Labels of nodes that placement may ask for beside those that everybody knows.
+    pub node_labels: BTreeSet<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { instance: String::new(), seed: 0, calls_max: 8, writes_per_second: 200, writes_burst: 400 }
+        Self {
+            instance: String::new(),
+            seed: 0,
+            calls_max: 8,
+            writes_per_second: 200,
+            writes_burst: 400,
+            node_labels: BTreeSet::new(),
+        }
     }
 }
 
@@ -240,6 +249,7 @@ impl Core {
             brake: Brake::new(ages, now.monotonic_ms),
             jitter: Jitter(config.seed),
             budget: Budget::new(config.writes_per_second, config.writes_burst, now.monotonic_ms),
+            capacity: capacity::Index::new(config.node_labels.clone()),
             config,
             session: loaded.session,
             link: Link::Away,
@@ -251,7 +261,6 @@ impl Core {
             named: BTreeMap::new(),
             watches: BTreeMap::new(),
             namespaces: BTreeMap::new(),
-            capacity: capacity::Index::default(),
             facts: None,
             outbox: Outbox::default(),
             calls: BTreeMap::new(),

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use crate::model::{
     GroupVersionKind, NodeFacts, ObjectName, ObjectRef, PodFacts, Resources,
+    cluster::ZONE_LABEL,
     demand::Taint,
+    node::{Rule, RuleFacts},
     quantity::{PODS, Quantity},
 };
 
@@ -42,6 +44,92 @@ pub fn pod(pod: &Value) -> PodFacts {
     }
 }
 
+/// What a ResourceQuota leaves, by the words in which [`crate::model::sketch::NamespaceRules`] has it. A quota for some
+/// pods only bounds those: of the scopes, only `NotTerminating` and `NotBestEffort` take in pods that run on and ask for
+/// something.
+pub fn quota(quota: &Value) -> RuleFacts {
+    let ordinary = |scope: &Value| matches!(scope.as_str(), Some("NotTerminating" | "NotBestEffort"));
+    let scoped = quota.pointer("/spec/scopeSelector").is_some_and(|selector| !selector.is_null());
+    let bounds = !scoped && items(quota, "/spec/scopes").all(ordinary);
+    let used = amounts_by(quota.pointer("/status/used"), Resources::amount_up);
+    let mut left = Resources::default();
+    for (name, hard) in amounts_by(quota.pointer("/status/hard"), Resources::amount_down).0 {
+        let left = left.0.entry(name.clone()).or_insert(i64::MAX);
+        *left = (*left).min(hard.saturating_sub(used.get(&name)).max(0));
+    }
+    if !bounds {
+        left = Resources::default();
+    }
+    RuleFacts {
+        namespace: string(quota, "/metadata/namespace"),
+        name: string(quota, "/metadata/name"),
+        rule: Rule::Quota(left),
+    }
+}
+
+/// What the LimitRange gives a container that says nothing. (The member's API fills in `defaultRequest` from `default`,
+/// and `default` from `max`.)
+pub fn limit_range(range: &Value) -> RuleFacts {
+    let mut defaults = Resources::default();
+    for item in
+        items(range, "/spec/limits").filter(|item| item.get("type").and_then(Value::as_str) == Some("Container"))
+    {
+        defaults.0.extend(amounts(item.get("defaultRequest"), Resources::amount_up).0);
+        let limits = amounts(item.get("default"), Resources::amount_up).0;
+        defaults.0.extend(limits.into_iter().map(|(name, amount)| (format!("limits.{name}"), amount)));
+    }
+    RuleFacts {
+        namespace: string(range, "/metadata/namespace"),
+        name: string(range, "/metadata/name"),
+        rule: Rule::Defaults(defaults),
+    }
+}
+
+/// Where a PersistentVolume is that a claim is bound to, as a rule of the claim's namespace. One that can be reached from
+/// everywhere has no zones.
+pub fn volume(volume: &Value) -> RuleFacts {
+    let mut zones: Vec<String> = Vec::new();
+    for term in items(volume, "/spec/nodeAffinity/required/nodeSelectorTerms") {
+        let of_zone = |rule: &&Value| {
+            let text = |field| rule.get(field).and_then(Value::as_str);
+            text("operator") == Some("In") && text("key").is_some_and(|key| key == ZONE_LABEL || key.ends_with("/zone"))
+        };
+        let values = items(term, "/matchExpressions").filter(of_zone).flat_map(|rule| items(rule, "/values"));
+        zones.extend(values.filter_map(|zone| zone.as_str().map(str::to_owned)));
+    }
+    if zones.is_empty() {
+        zones.extend(strings(volume.pointer("/metadata/labels")).remove(ZONE_LABEL));
+    }
+    zones.sort();
+    zones.dedup();
+    let claim = string(volume, "/spec/claimRef/name");
+    RuleFacts {
+        namespace: string(volume, "/spec/claimRef/namespace"),
+        name: string(volume, "/metadata/name"),
+        rule: Rule::Zones { claim, zones },
+    }
+}
+
+/// Amounts by a quota's words: `requests.cpu` and `cpu` are one, and so are `count/pods` and `pods`. Counts of other
+/// kinds bound no replicas.
+fn amounts_by(map: Option<&Value>, rounded: fn(&str, Quantity) -> i64) -> Resources {
+    let entries = map.and_then(Value::as_object).into_iter().flatten();
+    let mut amounts = Resources::default();
+    for (word, quantity) in entries {
+        let name = match word.strip_prefix("requests.").unwrap_or(word) {
+            "count/pods" => PODS,
+            // `requests.storage` is of claims, and so is what names a storage class.
+            other if other.contains("storageclass") || other.starts_with("count/") || other == "storage" => continue,
+            other => other,
+        };
+        let unit = name.strip_prefix("limits.").unwrap_or(name);
+        let Some(amount) = parsed(quantity).map(|quantity| rounded(unit, quantity)) else { continue };
+        let known = amounts.0.entry(name.to_owned()).or_insert(amount);
+        *known = (*known).min(amount);
+    }
+    amounts
+}
+
 fn string(object: &Value, pointer: &str) -> String {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
@@ -65,14 +153,14 @@ fn truth(condition: &Value) -> bool {
 
 fn amounts(map: Option<&Value>, rounded: fn(&str, Quantity) -> i64) -> Resources {
     let entries = map.and_then(Value::as_object).into_iter().flatten();
-    let parsed = entries.filter_map(|(name, quantity)| {
-        let quantity: Quantity = match quantity {
-            Value::String(text) => text.parse().ok()?,
-            number => number.to_string().parse().ok()?,
-        };
-        Some((name.clone(), rounded(name, quantity)))
-    });
-    Resources(parsed.collect())
+    Resources(entries.filter_map(|(name, quantity)| Some((name.clone(), rounded(name, parsed(quantity)?)))).collect())
+}
+
+fn parsed(quantity: &Value) -> Option<Quantity> {
+    match quantity {
+        Value::String(text) => text.parse().ok(),
+        number => number.to_string().parse().ok(),
+    }
 }
 
 /// What the scheduler counts: containers and sidecars summed; an init container runs beside the sidecars before it;
@@ -112,13 +200,17 @@ fn add(sum: &mut BTreeMap<String, i64>, amounts: &Resources) {
     }
 }
 
-/// The controlling owner; a ReplicaSet whose name ends in the pod-template hash stands for its Deployment.
+/// The controlling owner; a ReplicaSet whose name ends in the pod-template hash stands for its Deployment, and a pod
+/// without an owner for itself.
 fn workload(pod: &Value) -> Option<ObjectRef> {
     let controls = |owner: &&Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
-    let owner = items(pod, "/metadata/ownerReferences").find(controls)?;
+    let namespace = string(pod, "/metadata/namespace");
+    let Some(owner) = items(pod, "/metadata/ownerReferences").find(controls) else {
+        let name = ObjectName::new(&namespace, &string(pod, "/metadata/name"));
+        return Some(ObjectRef { gvk: GroupVersionKind::new("", "v1", "Pod"), name });
+    };
     let text = |field| owner.get(field).and_then(Value::as_str);
     let (kind, name) = (text("kind")?, text("name")?);
-    let namespace = string(pod, "/metadata/namespace");
     let hash = pod.pointer("/metadata/labels/pod-template-hash").and_then(Value::as_str);
     let deployment = hash.filter(|_| kind == "ReplicaSet").and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
     let (kind, name) = deployment.map_or((kind, name), |deployment| ("Deployment", deployment));
@@ -219,6 +311,57 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_leaves_what_it_does_not_count_as_used() {
+        let of = |spec: Value, hard: Value, used: Value| {
+            let object = json!({"metadata": {"namespace": "n", "name": "q"}, "spec": spec, "status": {"hard": hard, "used": used}});
+            match quota(&object).rule {
+                Rule::Quota(left) => left,
+                other => panic!("{other:?}"),
+            }
+        };
+        let hard = json!({"requests.cpu": "2", "limits.cpu": "4", "pods": "10", "count/pods": "8", "requests.nvidia.com/gpu": "1",
+            "count/secrets": "5", "requests.storage": "1Gi", "x.storageclass.storage.k8s.io/requests.storage": "1Gi"});
+        let used = json!({"requests.cpu": "1500m", "limits.cpu": "5", "count/pods": "3", "requests.nvidia.com/gpu": 0});
+        let expected = [("cpu", 500), ("limits.cpu", 0), ("pods", 5), ("nvidia.com/gpu", 1)];
+        assert_eq!(of(json!({}), hard.clone(), used.clone()), Resources::of(expected));
+        assert_eq!(of(json!({"scopes": ["NotTerminating"]}), hard.clone(), used.clone()), Resources::of(expected));
+        assert!(of(json!({"scopes": ["BestEffort"]}), hard.clone(), used.clone()).is_empty());
+        assert!(of(json!({"scopeSelector": {"matchExpressions": []}}), hard, used).is_empty());
+    }
+
+    #[test]
+    fn a_limit_range_tells_what_it_gives_containers() {
+        let object = json!({"metadata": {"namespace": "n", "name": "l"}, "spec": {"limits": [
+            {"type": "Pod", "max": {"cpu": "8"}},
+            {"type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "100m"}}]}});
+        let expected = Resources::of([("cpu", 100), ("limits.cpu", 1000), ("limits.memory", 1 << 30)]);
+        assert_eq!(limit_range(&object).rule, Rule::Defaults(expected));
+    }
+
+    #[test]
+    fn a_volume_is_in_the_zones_of_its_affinity() {
+        let of = |spec: Value| {
+            let labels = json!({"topology.kubernetes.io/zone": "z9"});
+            let facts = volume(&json!({"metadata": {"name": "pv", "labels": labels}, "spec": spec}));
+            (facts.namespace, facts.rule)
+        };
+        let claim = json!({"namespace": "n", "name": "data"});
+        let zones = |zones: &[&str]| Rule::Zones {
+            claim: "data".into(),
+            zones: zones.iter().map(|&zone| zone.to_owned()).collect(),
+        };
+        let rule = |key: &str| json!({"key": key, "operator": "In", "values": ["z2", "z1"]});
+        let affine = |key: &str| json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [rule(key)]}]}});
+        for (affinity, expected) in [
+            (affine("topology.kubernetes.io/zone"), zones(&["z1", "z2"])),
+            (affine("topology.gke.io/zone"), zones(&["z1", "z2"])),
+            (json!({}), zones(&["z9"])),
+        ] {
+            assert_eq!(of(json!({"claimRef": claim, "nodeAffinity": affinity})), ("n".to_owned(), expected));
+        }
+    }
+
+    #[test]
     fn a_pod_belongs_to_the_deployment_of_its_replica_set() {
         let owned = |kind: &str, name: &str, hash: Option<&str>| {
             pod(&json!({"metadata": {"namespace": "n", "name": "p", "labels": {"pod-template-hash": hash},
@@ -229,7 +372,8 @@ mod tests {
         assert_eq!(owned("ReplicaSet", "web-api-5d9c", Some("5d9c")).as_deref(), Some("Deployment n/web-api"));
         assert_eq!(owned("ReplicaSet", "alone", None).as_deref(), Some("ReplicaSet n/alone"));
         assert_eq!(owned("StatefulSet", "db", None).as_deref(), Some("StatefulSet n/db"));
-        assert_eq!(pod(&json!({})).workload, None);
+        let bare = pod(&json!({"metadata": {"namespace": "n", "name": "p"}}));
+        assert_eq!(bare.workload.map(|workload| workload.to_string()).as_deref(), Some("Pod n/p"));
     }
 
     #[test]

@@ -97,6 +97,16 @@ impl<'a> Live<'a> {
         self.condition(type_).filter(|condition| condition.status == "True")
     }
 
+    /// How many pods a Job still runs or will run at once.
+    fn pods_of_job(self) -> i64 {
+        if self.holds("Complete").is_some() || self.holds("Failed").is_some() || self.holds("Suspended").is_some() {
+            return 0;
+        }
+        let parallel = self.int("/spec/parallelism").unwrap_or(1);
+        let completions = self.int("/spec/completions");
+        completions.map_or(parallel, |all| parallel.min(all - self.count("/status/succeeded")))
+    }
+
     fn replicas(self) -> Option<ReplicaCount> {
         let whole = |count: i64| u32::try_from(count).unwrap_or(0);
         let (desired, ready, updated) = match (self.text("/apiVersion"), self.text("/kind")) {
@@ -111,6 +121,11 @@ impl<'a> Live<'a> {
                 self.count("/status/numberReady"),
                 self.count("/status/updatedNumberScheduled"),
             ),
+            ("batch/v1", "Job") => (self.pods_of_job(), self.count("/status/ready"), self.count("/status/active")),
+            ("v1", "Pod") => {
+                let ends = i64::from(!matches!(self.text("/status/phase"), "Succeeded" | "Failed"));
+                (ends, i64::from(super::facts::pod(self.0).ready), ends)
+            }
             _ => return None,
         };
         Some(ReplicaCount { desired: whole(desired), ready: whole(ready), updated: whole(updated), bound: 0 })

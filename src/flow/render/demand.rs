@@ -13,16 +13,24 @@ use crate::model::{
 
 use super::{Draft, properties::Faults};
 
+mod constraints;
+
 const REPLICAS: &str = "/spec/replicas";
+
+/// What LimitRanges fill in.
+const FILLED_IN: [&str; 3] = ["cpu", "ephemeral-storage", "memory"];
+/// Prefix of their name for a limit.
+const LIMITS: &str = "limits.";
 
 /// Of the first object that has replicas; else of the first that runs a pod at all. A DaemonSet and a CronJob run pods
 /// that nobody can count ahead: their quantities are checked, and that is all.
-pub fn of(drafts: &[Draft], component: &str, faults: &Faults) -> (Option<Demand>, Option<ReplicasAt>) {
+/// `namespace` is where objects run that name none.
+pub fn of(drafts: &[Draft], namespace: &str, component: &str, faults: &Faults) -> (Option<Demand>, Option<ReplicasAt>) {
     let (mut replicated, mut single) = (None, None);
     for (index, draft) in drafts.iter().enumerate() {
         let path = draft.path.as_deref().unwrap_or(component);
         let Some(pods) = Pods::of(&draft.object) else { continue };
-        let demand = Reader { object: &draft.object, path, faults }.demand(&pods);
+        let demand = Reader { object: &draft.object, path, faults }.demand(&pods, namespace);
         match pods.counted {
             Counted::ByReplicas if replicated.is_none() => {
                 let count = replicas(&draft.object, path, faults);
@@ -98,30 +106,37 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn demand(&self, pods: &Pods) -> Demand {
+    fn demand(&self, pods: &Pods, namespace: &str) -> Demand {
         let spec = pods.pointer;
         let field = |name: &str| self.object.pointer(&format!("{spec}/{name}"));
         let node_selector = field("nodeSelector").and_then(Value::as_object).into_iter().flatten();
         let tolerations = field("tolerations").and_then(Value::as_array).into_iter().flatten();
+        let own = self.object.pointer("/metadata/namespace").and_then(Value::as_str);
         Demand {
-            requests: self.requests(spec),
+            requests: self.sum(spec, Self::requested),
             node_selector: node_selector
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
                 .collect(),
             tolerations: tolerations.filter_map(toleration).collect(),
+            node_terms: constraints::node_terms(self, spec),
+            spread: constraints::spread(self, spec),
+            limits: self.sum(spec, Self::limited),
+            unsaid: self.unsaid(spec),
+            claims: constraints::claims(self, spec),
+            namespace: own.unwrap_or(namespace).to_owned(),
         }
     }
 
     /// KEP-753 gives the sum with init containers that keep running (sidecars): each adds to all that come after it.
-    fn requests(&self, spec: &str) -> Resources {
+    fn sum(&self, spec: &str, of: impl Fn(&Self, &str) -> Resources) -> Resources {
         let mut running = Resources::default();
-        for container in self.containers(spec, "containers") {
-            running.add(&self.container(&container), 1);
+        for container in self.items(spec, "containers") {
+            running.add(&of(self, &container), 1);
         }
         let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
-        for container in self.containers(spec, "initContainers") {
-            let mut moment = self.container(&container);
-            if self.object.pointer(&format!("{container}/restartPolicy")) == Some(&"Always".into()) {
+        for container in self.items(spec, "initContainers") {
+            let mut moment = of(self, &container);
+            if self.is_sidecar(&container) {
                 sidecars.add(&moment, 1);
                 moment = sidecars.clone();
             } else {
@@ -132,20 +147,57 @@ impl Reader<'_> {
         running.add(&sidecars, 1);
         raise(&mut running, &starting);
         // Said for the pod as a whole (KEP-2837), it counts instead of the containers' sum.
-        running.0.extend(self.container(spec).0);
+        running.0.extend(of(self, spec).0);
         running.add(&self.quantities(&format!("{spec}/overhead")), 1);
         running
     }
 
-    fn containers(&self, spec: &str, list: &str) -> Vec<String> {
-        let length = self.object.pointer(&format!("{spec}/{list}")).and_then(Value::as_array).map_or(0, Vec::len);
-        (0..length).map(|index| format!("{spec}/{list}/{index}")).collect()
+    /// How many containers say nothing of what a LimitRange may fill in. What runs before them and lasts less counts as one
+    /// container more, which is never too little. Nothing is unsaid where it is said for the pod as a whole.
+    fn unsaid(&self, spec: &str) -> Resources {
+        let mut unsaid = Resources::default();
+        let whole = (self.requested(spec), self.limited(spec));
+        for name in FILLED_IN {
+            let limits = format!("{LIMITS}{name}");
+            let of_pod = [(name, &whole.0), (limits.as_str(), &whole.1)];
+            for (word, _) in of_pod.into_iter().filter(|(_, whole)| !whole.0.contains_key(name)) {
+                let silent = |container: &String| {
+                    let said = if word == name { self.requested(container) } else { self.limited(container) };
+                    !said.0.contains_key(name)
+                };
+                let (lasting, brief): (Vec<_>, Vec<_>) = self
+                    .items(spec, "initContainers")
+                    .into_iter()
+                    .filter(silent)
+                    .partition(|container| self.is_sidecar(container));
+                let running = self.items(spec, "containers").iter().filter(|container| silent(container)).count();
+                let count = running + lasting.len() + usize::from(!brief.is_empty());
+                if count > 0 {
+                    unsaid.0.insert(word.to_owned(), count as i64);
+                }
+            }
+        }
+        unsaid
     }
 
-    fn container(&self, pointer: &str) -> Resources {
-        let mut amounts = self.quantities(&format!("{pointer}/resources/limits"));
-        amounts.0.extend(self.quantities(&format!("{pointer}/resources/requests")).0);
+    fn is_sidecar(&self, container: &str) -> bool {
+        self.object.pointer(&format!("{container}/restartPolicy")) == Some(&"Always".into())
+    }
+
+    /// Pointers to the items of a list.
+    fn items(&self, at: &str, list: &str) -> Vec<String> {
+        let length = self.object.pointer(&format!("{at}/{list}")).and_then(Value::as_array).map_or(0, Vec::len);
+        (0..length).map(|index| format!("{at}/{list}/{index}")).collect()
+    }
+
+    fn requested(&self, container: &str) -> Resources {
+        let mut amounts = self.limited(container);
+        amounts.0.extend(self.quantities(&format!("{container}/resources/requests")).0);
         amounts
+    }
+
+    fn limited(&self, container: &str) -> Resources {
+        self.quantities(&format!("{container}/resources/limits"))
     }
 
     fn quantities(&self, pointer: &str) -> Resources {
@@ -153,12 +205,16 @@ impl Reader<'_> {
         let amount = |(name, value): (&String, &Value)| match quantity(value) {
             Ok(quantity) => Some((name.clone(), Resources::amount_up(name, quantity))),
             Err(detail) => {
-                let path = format!("{}{}[{name}]", self.path, field_path(pointer));
-                self.faults.push(FieldError::new(path, FieldErrorKind::Invalid, detail));
+                self.fault(&format!("{}[{name}]", field_path(pointer)), FieldErrorKind::Invalid, detail);
                 None
             }
         };
         Resources(written.filter_map(amount).collect())
+    }
+
+    /// What is read twice is told once.
+    fn fault(&self, field: &str, kind: FieldErrorKind, detail: impl Into<String>) {
+        self.faults.push_once(FieldError::new(format!("{}{field}", self.path), kind, detail));
     }
 }
 
@@ -199,7 +255,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::quantity::{CPU, MEMORY};
+    use crate::model::{
+        demand::{HOSTNAME_LABEL, Spread, SpreadRule},
+        quantity::{CPU, MEMORY},
+        selector::Operator,
+    };
 
     type Found = (Option<Demand>, Option<ReplicasAt>);
 
@@ -211,7 +271,7 @@ mod tests {
         };
         let drafts: Vec<_> = objects.iter().enumerate().map(draft).collect();
         let faults = Faults::default();
-        let found = of(&drafts, "component", &faults);
+        let found = of(&drafts, "shop", "component", &faults);
         let faults = faults.into_vec();
         if faults.is_empty() { Ok(found) } else { Err(faults.into_iter().map(|fault| fault.path).collect()) }
     }
@@ -269,6 +329,72 @@ mod tests {
         assert_eq!(demand.node_selector, [("kubernetes.io/arch".to_owned(), "arm64".to_owned())].into());
         let toleration = Toleration { key: "gpu".into(), operator: "Exists".into(), ..Toleration::default() };
         assert_eq!(demand.tolerations, [toleration]);
+    }
+
+    #[test]
+    fn affinity_spread_and_claims_are_part_of_the_demand() {
+        let rule = |operator: &str| json!({"key": "pool", "operator": operator, "values": ["a"]});
+        let own = json!({"matchLabels": {"app": "web"}});
+        let constraint = |when: &str, selector: &Value| json!({"topologyKey": "zone", "maxSkew": 2, "whenUnsatisfiable": when, "labelSelector": selector});
+        let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {
+            "affinity": {
+                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                    {"matchExpressions": [rule("In"), rule("NotIn")]},
+                    {"matchFields": [rule("In")]},
+                ]}},
+                "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": HOSTNAME_LABEL, "labelSelector": own},
+                    {"topologyKey": "rack", "labelSelector": {"matchLabels": {"app": "other"}}},
+                ]},
+            },
+            "topologySpreadConstraints": [
+                constraint("DoNotSchedule", &own),
+                constraint("ScheduleAnyway", &own),
+                constraint("DoNotSchedule", &json!({"matchLabels": {"app": "other"}})),
+            ],
+            "volumes": [{"persistentVolumeClaim": {"claimName": "data"}}, {"emptyDir": {}}],
+        }});
+        let demand = found(&[workload("apps/v1", "Deployment", json!({"template": template}))]).unwrap().0.unwrap();
+        assert_eq!(demand.node_terms.len(), 2);
+        assert_eq!(
+            demand.node_terms[0].iter().map(|rule| rule.operator).collect::<Vec<_>>(),
+            [Operator::In, Operator::NotIn]
+        );
+        assert_eq!(demand.node_terms[1][0].key, "", "no node is chosen by its name");
+        let skew = Spread { topology: "zone".into(), rule: SpreadRule::Skew { most: 2, places: 0 } };
+        let host = Spread { topology: HOSTNAME_LABEL.into(), rule: SpreadRule::OnePer };
+        assert_eq!(demand.spread, [host.clone(), skew]);
+        assert_eq!((demand.claims, demand.namespace), (vec!["data".to_owned()], "shop".to_owned()));
+        let ports = json!({"containers": [{"ports": [{"containerPort": 80}, {"hostPort": 80}]}]});
+        assert_eq!(found(&[deployment(ports)]).unwrap().0.unwrap().spread, [host]);
+        let faulty = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchExpressions": [rule("Near")]}]}}}});
+        let affinity =
+            "objects[0].spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution";
+        assert_eq!(
+            found(&[deployment(faulty)]).unwrap_err(),
+            [format!("{affinity}.nodeSelectorTerms[0].matchExpressions[0]")]
+        );
+    }
+
+    #[test]
+    fn what_is_left_to_the_member_is_counted() {
+        let sidecar = json!({"restartPolicy": "Always"});
+        let limited = json!({"resources": {"limits": {"cpu": "1"}}});
+        let pod = json!({"containers": [cpu("1"), limited, {}], "initContainers": [sidecar, {}, {}]});
+        let demand = found(&[deployment(pod)]).unwrap().0.unwrap();
+        let expected = [
+            ("cpu", 3),
+            ("memory", 5),
+            ("ephemeral-storage", 5),
+            ("limits.cpu", 4),
+            ("limits.memory", 5),
+            ("limits.ephemeral-storage", 5),
+        ];
+        assert_eq!(demand.unsaid, Resources::of(expected), "the init containers that end count as one");
+        assert_eq!(demand.limits, Resources::of([(CPU, 1000)]));
+        let whole = json!({"resources": {"requests": {"cpu": "1"}}, "containers": [{}]});
+        assert!(!found(&[deployment(whole)]).unwrap().0.unwrap().unsaid.0.contains_key(CPU));
     }
 
     #[test]

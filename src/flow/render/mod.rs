@@ -101,7 +101,7 @@ fn render_component(context: &Context<'_>, path: &str, faults: &Faults) -> Rende
         let workload = drafts.first_mut().map_or(&mut stand_in, |draft| &mut draft.object);
         apply_trait(trait_, workload, &format!("{path}.traits[{index}]"), faults);
     }
-    let (demand, replicas) = demand::of(&drafts, path, faults);
+    let (demand, replicas) = demand::of(&drafts, &context.application.metadata.namespace, path, faults);
     let objects = drafts.into_iter().map(|draft| metadata::complete(context, draft)).collect();
     RenderedObjects { name: component.name.clone(), type_: component.type_.clone(), objects, demand, replicas }
 }

@@ -20,6 +20,14 @@ impl Faults {
         self.0.borrow_mut().push(fault);
     }
 
+    /// For what is read more than once.
+    pub fn push_once(&self, fault: FieldError) {
+        let mut faults = self.0.borrow_mut();
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
+    }
+
     pub fn into_vec(self) -> Vec<FieldError> {
         self.0.into_inner()
     }

@@ -22,6 +22,7 @@ use crate::model::{
     revision::RenderedComponent,
 };
 
+mod bounds;
 mod candidates;
 mod divide;
 mod divided;

@@ -7,40 +7,120 @@
 //! Must never: let go of what is decided. A replica that no node could take holds its amounts all the same, in pieces,
 //! so that nobody else is promised them; what not even the pieces add up to stays owed.
 
-use std::cmp::Reverse;
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
+use super::bounds;
 use crate::model::{
     Demand, Resources, Sketch,
     quantity::PODS,
-    sketch::{SHAPES_MAX, Shape},
+    sketch::{NamespaceRules, NodeKind, SHAPES_MAX},
 };
 
-/// Free capacity by node shape, from which demands are taken one after another.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Free capacity by node shape, from which demands are taken one after another. Amounts stand in rows of one column for
+/// each resource, because they are read a million times where a fleet is large.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Room {
-    shapes: Vec<Shape>,
+    frame: Arc<Frame>,
+    shapes: Vec<Slot>,
+    /// Of one node of each shape.
+    free: Vec<i64>,
     /// What was taken and is nowhere: the first that is given back goes here.
     owed: Resources,
+    /// What the quotas of each namespace leave.
+    quotas: BTreeMap<String, Resources>,
+}
+
+/// What stays as it is while room is taken.
+#[derive(Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Frame {
+    /// Sorted. What is not here no node has.
+    resources: Vec<String>,
+    pub kinds: Vec<NodeKind>,
+    /// Keys of the node labels that are told of.
+    pub labels: Vec<String>,
+    pub namespaces: BTreeMap<String, NamespaceRules>,
+}
+
+/// `count` nodes of one kind with the same room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Slot {
+    pub count: u32,
+    pub kind: u32,
+}
+
+/// What one replica takes of a node, by column; the slot for its pod included.
+struct Ask {
+    amounts: Vec<(usize, i64)>,
+    /// It asks for a resource that no node has.
+    nowhere: bool,
 }
 
 impl Room {
     pub fn of(sketch: &Sketch) -> Self {
-        Self { shapes: sketch.shapes.clone(), owed: Resources::default() }
+        let mut resources: Vec<String> = sketch.allocatable.0.keys().cloned().chain([PODS.to_owned()]).collect();
+        resources.extend(sketch.shapes.iter().flat_map(|shape| shape.free.0.keys().cloned()));
+        resources.sort();
+        resources.dedup();
+        let mut kinds: Vec<NodeKind> = sketch.shapes.iter().map(|shape| shape.kind.clone()).collect();
+        kinds.sort();
+        kinds.dedup();
+        let slot = |kind: &NodeKind, count| Slot { count, kind: kinds.partition_point(|known| known < kind) as u32 };
+        let shapes = sketch.shapes.iter().map(|shape| slot(&shape.kind, shape.count)).collect();
+        let row = |free: &Resources| resources.iter().map(|name| free.get(name)).collect::<Vec<_>>();
+        let free = sketch.shapes.iter().flat_map(|shape| row(&shape.free)).collect();
+        let quotas = sketch.namespaces.iter().filter(|(_, rules)| !rules.quota.is_empty());
+        let quotas = quotas.map(|(name, rules)| (name.clone(), rules.quota.clone())).collect();
+        let frame = Frame { resources, kinds, labels: sketch.labels.clone(), namespaces: sketch.namespaces.clone() };
+        Self { frame: Arc::new(frame), shapes, free, owed: Resources::default(), quotas }
     }
 
-    /// How many replicas of `demand` still fit. Saturates at `u32::MAX`.
+    /// How many replicas of `demand` still fit, where none of their kind run. Saturates at `u32::MAX`.
     pub fn for_demand(&self, demand: &Demand) -> u32 {
-        let admitting = self.shapes.iter().filter(|shape| shape.admits(demand));
-        admitting.map(|shape| shape.room_for(demand)).fold(0, u64::saturating_add).min(u32::MAX.into()) as u32
+        let demand = self.granted(demand);
+        let ask = self.ask(&demand);
+        let chosen = bounds::Chosen::of(&self.frame, &demand);
+        let fits = match bounds::per_node(&demand, &self.shapes, &chosen, |index| self.per_node(index, &ask)) {
+            None => {
+                let admitted = (0..self.shapes.len()).filter(|&index| chosen.admits(self.shapes[index].kind));
+                let on = |index: usize| self.per_node(index, &ask).saturating_mul(self.shapes[index].count.into());
+                admitted.map(on).fold(0, u64::saturating_add)
+            }
+            Some(each) => {
+                let on = |index: usize| {
+                    let fits = if chosen.admits(self.shapes[index].kind) { self.per_node(index, &ask) } else { 0 };
+                    fits.min(each).saturating_mul(self.shapes[index].count.into())
+                };
+                bounds::over_places(&demand, &self.frame, &self.shapes, &chosen, on)
+            }
+        };
+        fits.min(self.by_quota(&demand).unwrap_or(u64::MAX)).min(u32::MAX.into()) as u32
+    }
+
+    /// How many more replicas of `demand` fit where `had` of their kind run or are reserved here. That is what is asked
+    /// of kinds that keep apart from each other: a node that has one is not free for another.
+    pub fn for_more(&self, demand: &Demand, had: u32) -> u32 {
+        let more = self.for_demand(demand);
+        if demand.spread.is_empty() || had == 0 {
+            return more;
+        }
+        let mut without = self.clone();
+        without.give_back(demand, had);
+        more.min(without.for_demand(demand).saturating_sub(had))
     }
 
     /// Takes `replicas` of `demand` off. What fits no node as a whole is taken in pieces.
     pub fn take(&mut self, demand: &Demand, replicas: u32) {
+        let demand = &*self.granted(demand);
+        let ask = self.ask(demand);
+        let chosen = bounds::Chosen::of(&self.frame, demand);
+        let each_most = bounds::per_node(demand, &self.shapes, &chosen, |index| self.per_node(index, &ask));
+        let on_node = |room: &Self, index| room.per_node(index, &ask).min(each_most.unwrap_or(u64::MAX));
         let mut left = u64::from(replicas);
-        for index in self.most_first(demand, |shape| per_node(shape, demand)) {
-            let shape = &self.shapes[index];
-            let nodes = u64::from(shape.count);
-            let taken = left.min(per_node(shape, demand).saturating_mul(nodes));
+        for index in self.most_first(&chosen, |room, index| on_node(room, index)) {
+            let nodes = u64::from(self.shapes[index].count);
+            let taken = left.min(on_node(self, index).saturating_mul(nodes));
             if taken == 0 {
                 continue;
             }
@@ -51,48 +131,50 @@ impl Room {
             let fuller = if more > 0 { self.split(index, more as u32) } else { None };
             let rest = if more == 0 || fuller.is_some() { each } else { each + 1 };
             if let Some(fuller) = fuller {
-                shift(&mut self.shapes[fuller], demand, each + 1, -1);
+                self.shift(fuller, &ask, each + 1, -1);
             }
-            shift(&mut self.shapes[index], demand, rest, -1);
+            self.shift(index, &ask, rest, -1);
         }
         if left > 0 {
             let times = i64::try_from(left).unwrap_or(i64::MAX);
             for (name, amount) in whole(demand) {
-                self.take_pieces(demand, name, amount.saturating_mul(times));
+                self.take_pieces(&chosen, name, amount.saturating_mul(times));
             }
         }
+        self.charge(demand, replicas, -1);
     }
 
-    /// Takes an amount of one resource from the nodes that admit `demand`, whole nodes first, and owes the rest.
-    fn take_pieces(&mut self, demand: &Demand, name: &str, amount: i64) {
+    /// Takes an amount of one resource from the nodes that admit the demand, whole nodes first, and owes the rest.
+    fn take_pieces(&mut self, chosen: &bounds::Chosen, name: &str, amount: i64) {
         let mut left = amount;
-        for index in self.most_first(demand, |shape| shape.free.get(name).max(0) as u64) {
-            let free = self.shapes[index].free.get(name);
-            let nodes = i64::from(self.shapes[index].count);
-            if left <= 0 || free <= 0 || nodes == 0 {
-                continue;
-            }
-            let piece = |amount: i64| Resources::of([(name, amount)]);
-            if left >= free.saturating_mul(nodes) {
-                left -= free.saturating_mul(nodes);
-                self.shapes[index].free.add(&piece(free), -1);
-                continue;
-            }
-            let (emptied, part, each) = (left / free, left % free, (left + nodes - 1) / nodes);
-            left = 0;
-            let hit = if emptied > 0 { self.split(index, emptied as u32) } else { None };
-            match hit {
-                Some(hit) => self.shapes[hit].free.add(&piece(free), -1),
-                // Beyond the bound of shapes as much is taken from each node, rounded up.
-                None if emptied > 0 => {
-                    self.shapes[index].free.add(&piece(each), -1);
+        if let Some(column) = self.column(name) {
+            for index in self.most_first(chosen, |room, index| room.row(index)[column].max(0) as u64) {
+                let free = self.row(index)[column];
+                let nodes = i64::from(self.shapes[index].count);
+                if left <= 0 || free <= 0 || nodes == 0 {
                     continue;
                 }
-                None => {}
-            }
-            if part > 0 {
-                let last = self.split(index, 1).unwrap_or(index);
-                self.shapes[last].free.add(&piece(part), -1);
+                if left >= free.saturating_mul(nodes) {
+                    left -= free.saturating_mul(nodes);
+                    self.row_mut(index)[column] = 0;
+                    continue;
+                }
+                let (emptied, part, each) = (left / free, left % free, (left + nodes - 1) / nodes);
+                left = 0;
+                let hit = if emptied > 0 { self.split(index, emptied as u32) } else { None };
+                match hit {
+                    Some(hit) => self.row_mut(hit)[column] = 0,
+                    // Beyond the bound of shapes as much is taken from each node, rounded up.
+                    None if emptied > 0 => {
+                        self.row_mut(index)[column] -= each;
+                        continue;
+                    }
+                    None => {}
+                }
+                if part > 0 {
+                    let last = self.split(index, 1).unwrap_or(index);
+                    self.row_mut(last)[column] -= part;
+                }
             }
         }
         if left > 0 {
@@ -103,7 +185,10 @@ impl Room {
     /// Puts back what `replicas` of `demand` hold, on all nodes that admit them alike: that is where the member's
     /// scheduler spread them. What is owed is paid first.
     pub fn give_back(&mut self, demand: &Demand, replicas: u32) {
-        let admitting: Vec<usize> = self.most_first(demand, |shape| u64::from(shape.count));
+        let demand = &*self.granted(demand);
+        let ask = self.ask(demand);
+        let chosen = bounds::Chosen::of(&self.frame, demand);
+        let admitting: Vec<usize> = self.most_first(&chosen, |room, index| u64::from(room.shapes[index].count));
         let nodes: u64 = admitting.iter().map(|&index| u64::from(self.shapes[index].count)).sum();
         let mut left = u64::from(replicas);
         // A replica pays for as much as is owed, and only one that pays nothing is put back.
@@ -113,6 +198,7 @@ impl Room {
             self.owed.add(&Resources::of([(name, given)]), -1);
             left = left.min(u64::from(replicas).saturating_sub(given.unsigned_abs().div_ceil(amount.unsigned_abs())));
         }
+        self.charge(demand, replicas, 1);
         if nodes == 0 {
             return;
         }
@@ -123,46 +209,40 @@ impl Room {
             more -= here;
             let emptier = if here > 0 && here < count { self.split(index, here as u32) } else { None };
             if let Some(emptier) = emptier {
-                shift(&mut self.shapes[emptier], demand, each + 1, 1);
+                self.shift(emptier, &ask, each + 1, 1);
             }
-            shift(&mut self.shapes[index], demand, each + u64::from(here == count), 1);
+            self.shift(index, &ask, each + u64::from(here == count), 1);
         }
-    }
-
-    /// Shapes that admit `demand`, by falling `amount`, then by place.
-    fn most_first(&self, demand: &Demand, amount: impl Fn(&Shape) -> u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.shapes.len()).filter(|&index| self.shapes[index].admits(demand)).collect();
-        order.sort_by_key(|&index| (Reverse(amount(&self.shapes[index])), index));
-        order
-    }
-
-    /// Makes `nodes` of a shape a shape of their own; `None` where they are all of it, or the bound of shapes is
-    /// reached.
-    fn split(&mut self, index: usize, nodes: u32) -> Option<usize> {
-        if nodes >= self.shapes[index].count || self.shapes.len() >= 2 * SHAPES_MAX {
-            return None;
-        }
-        self.shapes[index].count -= nodes;
-        self.shapes.push(Shape { count: nodes, ..self.shapes[index].clone() });
-        Some(self.shapes.len() - 1)
     }
 
     /// What one more replica of `demand` lacks, for people: `cpu`, or that no node admits it.
     pub fn scarce(&self, demand: &Demand) -> String {
+        let demand = &*self.granted(demand);
         if self.shapes.iter().all(|shape| shape.count == 0) {
             return "no node is ready".into();
         }
-        let admitting: Vec<_> = self.shapes.iter().filter(|shape| shape.admits(demand)).collect();
+        let chosen = bounds::Chosen::of(&self.frame, demand);
+        let admitting: Vec<usize> =
+            (0..self.shapes.len()).filter(|&index| chosen.admits(self.shapes[index].kind)).collect();
         if admitting.is_empty() {
-            return "no node matches its node selector and tolerations".into();
+            return chosen.nothing(demand, &self.frame);
         }
-        let asked = |name: &String| Resources([(name.clone(), demand.requests.get(name))].into());
-        let lacking = |name: &&String| admitting.iter().all(|shape| shape.free.fits(&asked(name)) == Some(0));
-        if let Some(name) = demand.requests.0.keys().find(lacking) {
+        if let Some(lack) = self.lack_of_quota(demand) {
+            return lack;
+        }
+        let amount = |index: usize, name: &str| self.column(name).map_or(0, |column| self.row(index)[column]);
+        let lacking = |(name, asked): &(&String, &i64)| {
+            **asked > 0 && admitting.iter().all(|&index| amount(index, name) < **asked)
+        };
+        if let Some((name, _)) = demand.requests.0.iter().find(lacking) {
             return format!("no node has enough {name} left");
         }
-        if admitting.iter().all(|shape| shape.free.get(PODS) <= 0) {
+        if admitting.iter().all(|&index| amount(index, PODS) <= 0) {
             return "no node has a pod slot left".into();
+        }
+        if !demand.spread.is_empty() {
+            let places: Vec<_> = demand.spread.iter().map(|spread| spread.topology.as_str()).collect();
+            return format!("its replicas keep apart by {}", places.join(" and "));
         }
         let names: Vec<_> =
             demand.requests.0.iter().filter(|&(_, &amount)| amount > 0).map(|(name, _)| &**name).collect();
@@ -171,26 +251,124 @@ impl Room {
 
     /// Free amount of one resource on all nodes together, for comparing clusters when no demand tells them apart.
     pub fn free(&self, resource: &str) -> i64 {
-        let amounts =
-            self.shapes.iter().map(|shape| shape.free.get(resource).max(0).saturating_mul(shape.count.into()));
-        amounts.fold(0, i64::saturating_add)
+        let Some(column) = self.column(resource) else { return 0 };
+        let amount = |index: usize| self.row(index)[column].max(0).saturating_mul(i64::from(self.shapes[index].count));
+        (0..self.shapes.len()).map(amount).fold(0, i64::saturating_add)
     }
-}
 
-fn per_node(shape: &Shape, demand: &Demand) -> u64 {
-    shape.room_for(demand).checked_div(shape.count.into()).unwrap_or(0)
+    /// Whether something beside room bounds the pods of this namespace here: where nothing does, demands that differ in
+    /// their namespace only are the same.
+    pub fn has_rules(&self, namespace: &str) -> bool {
+        self.frame.namespaces.contains_key(namespace)
+    }
+
+    /// What the member makes of a demand: LimitRanges fill in what it leaves unsaid.
+    fn granted<'d>(&self, demand: &'d Demand) -> Cow<'d, Demand> {
+        let rules = self.frame.namespaces.get(&demand.namespace);
+        match rules.filter(|rules| !rules.defaults.is_empty() && !demand.unsaid.is_empty()) {
+            Some(rules) => Cow::Owned(bounds::granted(demand, &rules.defaults)),
+            None => Cow::Borrowed(demand),
+        }
+    }
+
+    /// How many replicas the quotas of its namespace leave room for; `None` where they bound nothing.
+    fn by_quota(&self, demand: &Demand) -> Option<u64> {
+        let left = self.quotas.get(&demand.namespace)?;
+        let fits = |(name, &left): (&String, &i64)| bounds::by_quota(demand, name, left);
+        left.0.iter().filter_map(fits).min()
+    }
+
+    fn lack_of_quota(&self, demand: &Demand) -> Option<String> {
+        let left = self.quotas.get(&demand.namespace)?;
+        let spent = left.0.iter().find(|(name, left)| bounds::by_quota(demand, name, **left) == Some(0))?.0;
+        let namespace = &demand.namespace;
+        Some(match bounds::asked_of_quota(demand, spent) {
+            0 => format!("a quota of namespace {namespace} bounds {spent}, and the pods do not say theirs"),
+            _ => format!("a quota of namespace {namespace} leaves too little {spent}"),
+        })
+    }
+
+    fn charge(&mut self, demand: &Demand, replicas: u32, sign: i64) {
+        let Some(left) = self.quotas.get_mut(&demand.namespace) else { return };
+        for (name, left) in &mut left.0 {
+            let amount = bounds::asked_of_quota(demand, name).saturating_mul(replicas.into());
+            *left = left.saturating_add(amount.saturating_mul(sign));
+        }
+    }
+
+    fn ask(&self, demand: &Demand) -> Ask {
+        let mut ask = Ask { amounts: Vec::new(), nowhere: false };
+        for (name, amount) in whole(demand) {
+            match self.column(name) {
+                Some(column) => ask.amounts.push((column, amount)),
+                None => ask.nowhere = true,
+            }
+        }
+        ask
+    }
+
+    fn per_node(&self, index: usize, ask: &Ask) -> u64 {
+        if ask.nowhere {
+            return 0;
+        }
+        let row = self.row(index);
+        let fits = |&(column, amount): &(usize, i64)| (row[column].max(0) / amount) as u64;
+        ask.amounts.iter().map(fits).min().unwrap_or(0)
+    }
+
+    /// Shapes that admit the demand, by falling `amount`, then by place.
+    fn most_first(&self, chosen: &bounds::Chosen, amount: impl Fn(&Self, usize) -> u64) -> Vec<usize> {
+        let admitted = (0..self.shapes.len()).filter(|&index| chosen.admits(self.shapes[index].kind));
+        let mut order: Vec<(Reverse<u64>, usize)> =
+            admitted.map(|index| (Reverse(amount(self, index)), index)).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// Makes `nodes` of a shape a shape of their own; `None` where they are all of it, or the bound of shapes is
+    /// reached.
+    fn split(&mut self, index: usize, nodes: u32) -> Option<usize> {
+        let Slot { count, kind } = self.shapes[index];
+        if nodes >= count || self.shapes.len() >= 2 * SHAPES_MAX {
+            return None;
+        }
+        self.shapes[index].count -= nodes;
+        self.shapes.push(Slot { count: nodes, kind });
+        self.free.extend_from_within(self.span(index));
+        Some(self.shapes.len() - 1)
+    }
+
+    fn shift(&mut self, index: usize, ask: &Ask, replicas: u64, sign: i64) {
+        let times = i64::try_from(replicas).unwrap_or(i64::MAX).saturating_mul(sign);
+        let row = self.row_mut(index);
+        for &(column, amount) in &ask.amounts {
+            row[column] = row[column].saturating_add(amount.saturating_mul(times));
+        }
+    }
+
+    fn column(&self, resource: &str) -> Option<usize> {
+        self.frame.resources.binary_search_by(|name| name.as_str().cmp(resource)).ok()
+    }
+
+    fn span(&self, index: usize) -> std::ops::Range<usize> {
+        let width = self.frame.resources.len();
+        index * width..(index + 1) * width
+    }
+
+    fn row(&self, index: usize) -> &[i64] {
+        &self.free[self.span(index)]
+    }
+
+    fn row_mut(&mut self, index: usize) -> &mut [i64] {
+        let span = self.span(index);
+        &mut self.free[span]
+    }
 }
 
 /// What one replica takes: its requests and a slot.
 fn whole(demand: &Demand) -> impl Iterator<Item = (&str, i64)> {
     let requests = demand.requests.0.iter().map(|(name, amount)| (name.as_str(), *amount));
-    requests.filter(|&(_, amount)| amount > 0).chain([(PODS, 1)])
-}
-
-fn shift(shape: &mut Shape, demand: &Demand, replicas: u64, sign: i64) {
-    let times = i64::try_from(replicas).unwrap_or(i64::MAX).saturating_mul(sign);
-    shape.free.add(&demand.requests, times);
-    shape.free.add(&Resources::of([(PODS, 1)]), times);
+    requests.filter(|&(name, amount)| amount > 0 && name != PODS).chain([(PODS, 1)])
 }
 
 #[cfg(test)]
@@ -199,8 +377,9 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        demand::{Taint, Toleration},
-        quantity::CPU,
+        demand::{HOSTNAME_LABEL, Spread, SpreadRule, Taint, Toleration},
+        quantity::{CPU, MEMORY},
+        sketch::Shape,
     };
 
     fn cpu(milli: i64) -> Demand {
@@ -208,12 +387,16 @@ mod tests {
     }
 
     fn room(shapes: &[(u32, i64)]) -> Room {
+        Room::of(&sketch(shapes))
+    }
+
+    fn sketch(shapes: &[(u32, i64)]) -> Sketch {
         let shape = |&(count, milli): &(u32, i64)| Shape {
             count,
             free: Resources::of([(CPU, milli), (PODS, 110)]),
             ..Shape::default()
         };
-        Room { shapes: shapes.iter().map(shape).collect(), owed: Resources::default() }
+        Sketch { shapes: shapes.iter().map(shape).collect(), ..Sketch::default() }
     }
 
     #[test]
@@ -246,8 +429,10 @@ mod tests {
 
     #[test]
     fn taints_keep_room_for_those_who_tolerate_them() {
-        let mut room = room(&[(1, 2000)]);
-        room.shapes[0].taints = vec![Taint { key: "gpu".into(), value: String::new(), effect: "NoSchedule".into() }];
+        let mut sketch = sketch(&[(1, 2000)]);
+        sketch.shapes[0].kind.taints =
+            vec![Taint { key: "gpu".into(), value: String::new(), effect: "NoSchedule".into() }];
+        let room = Room::of(&sketch);
         assert_eq!(room.for_demand(&cpu(1000)), 0);
         let toleration = Toleration { key: "gpu".into(), operator: "Exists".into(), ..Toleration::default() };
         assert_eq!(room.for_demand(&Demand { tolerations: vec![toleration], ..cpu(1000) }), 2);
@@ -272,6 +457,111 @@ mod tests {
         assert_eq!((full.for_demand(&cpu(500)), full.for_demand(&cpu(1000))), (4, 0), "one on each node");
         full.give_back(&cpu(500), 2);
         assert_eq!(full.for_demand(&cpu(1000)), 2);
+    }
+
+    const ZONE: &str = "topology.kubernetes.io/zone";
+
+    /// Nodes by zone: how many, and what each has free.
+    fn zones(shapes: &[(&str, u32, i64)]) -> Sketch {
+        let mut sketch = sketch(&shapes.iter().map(|&(_, count, milli)| (count, milli)).collect::<Vec<_>>());
+        for (shape, (zone, ..)) in sketch.shapes.iter_mut().zip(shapes) {
+            shape.kind.labels = [(ZONE.to_owned(), (*zone).to_owned())].into();
+        }
+        sketch.labels = vec![ZONE.to_owned()];
+        sketch
+    }
+
+    fn apart(topology: &str, rule: SpreadRule) -> Demand {
+        Demand { spread: vec![Spread { topology: topology.into(), rule }], ..cpu(500) }
+    }
+
+    fn skew(most: u32) -> SpreadRule {
+        SpreadRule::Skew { most, places: 0 }
+    }
+
+    #[test]
+    fn pods_that_keep_apart_get_a_place_of_their_own() {
+        let room = Room::of(&zones(&[("a", 2, 4000), ("b", 1, 600), ("c", 1, 100)]));
+        for (topology, rule, expected) in [
+            (HOSTNAME_LABEL, SpreadRule::OnePer, 3),
+            (ZONE, SpreadRule::OnePer, 2),
+            // No pod fits into c, so nowhere may there be more than the skew.
+            (ZONE, skew(1), 2),
+            (ZONE, skew(3), 4),
+            (HOSTNAME_LABEL, skew(2), 5),
+            // Nothing is known of racks: one place is certain.
+            ("rack", SpreadRule::OnePer, 1),
+            ("rack", skew(1), 1),
+        ] {
+            assert_eq!(room.for_demand(&apart(topology, rule)), expected, "{topology} {rule:?}");
+        }
+        let even = Room::of(&zones(&[("a", 1, 4000), ("b", 1, 2000)]));
+        assert_eq!(even.for_demand(&apart(ZONE, skew(1))), 9, "four in b, five in a");
+        let wide = apart(ZONE, SpreadRule::Skew { most: 1, places: 3 });
+        assert_eq!(even.for_demand(&wide), 2, "with two zones of three the emptiest counts as empty");
+    }
+
+    #[test]
+    fn nodes_that_are_not_tolerated_count_as_places_all_the_same() {
+        let mut sketch = zones(&[("a", 1, 4000), ("b", 1, 4000)]);
+        sketch.shapes[1].kind.taints = vec![Taint { key: "x".into(), effect: "NoSchedule".into(), ..Taint::default() }];
+        assert_eq!(Room::of(&sketch).for_demand(&apart(ZONE, skew(2))), 2);
+        let chosen = Demand { node_selector: [(ZONE.to_owned(), "a".to_owned())].into(), ..apart(ZONE, skew(2)) };
+        assert_eq!(Room::of(&sketch).for_demand(&chosen), 8, "a node that is not chosen is no place");
+    }
+
+    #[test]
+    fn what_runs_of_a_kind_takes_its_places() {
+        let mut room = Room::of(&zones(&[("a", 3, 4000), ("b", 2, 4000)]));
+        let web = apart(HOSTNAME_LABEL, SpreadRule::OnePer);
+        room.take(&web, 2);
+        assert_eq!((room.for_more(&web, 2), room.for_more(&web, 5)), (3, 0));
+        assert_eq!(room.for_demand(&web), 5, "another kind of the same size may stand beside it");
+        assert_eq!(room.for_more(&cpu(500), 7), room.for_demand(&cpu(500)));
+    }
+
+    #[test]
+    fn a_quota_bounds_its_namespace_alone() {
+        let mut sketch = sketch(&[(4, 4000)]);
+        let quota = Resources::of([(CPU, 1200), (PODS, 9)]);
+        sketch.namespaces = [("shop".to_owned(), NamespaceRules { quota, ..NamespaceRules::default() })].into();
+        let mut room = Room::of(&sketch);
+        let shop = |milli| Demand { namespace: "shop".into(), ..cpu(milli) };
+        assert_eq!((room.for_demand(&shop(500)), room.for_demand(&cpu(500))), (2, 32));
+        assert_eq!(room.for_demand(&shop(100)), 9);
+        assert_eq!(room.for_demand(&shop(0)), 0, "the member refuses pods that do not say what the quota bounds");
+        assert_eq!(room.scarce(&shop(0)), "a quota of namespace shop bounds cpu, and the pods do not say theirs");
+        room.take(&shop(500), 2);
+        assert_eq!((room.for_demand(&shop(500)), room.for_demand(&shop(200))), (0, 1));
+        assert_eq!(room.scarce(&shop(500)), "a quota of namespace shop leaves too little cpu");
+        room.give_back(&shop(500), 1);
+        assert_eq!(room.for_demand(&shop(500)), 1);
+    }
+
+    #[test]
+    fn a_limit_range_says_what_a_container_leaves_unsaid() {
+        let mut sketch = sketch(&[(1, 4000)]);
+        let rules = NamespaceRules {
+            defaults: Resources::of([(CPU, 250), ("limits.cpu", 1000)]),
+            quota: Resources::of([("limits.cpu", 5000)]),
+            ..NamespaceRules::default()
+        };
+        sketch.namespaces = [("shop".to_owned(), rules)].into();
+        let room = Room::of(&sketch);
+        let unsaid = Resources::of([(CPU, 2), ("limits.cpu", 2), (MEMORY, 2)]);
+        let shop = Demand { namespace: "shop".into(), unsaid: unsaid.clone(), ..cpu(100) };
+        assert_eq!(room.for_demand(&shop), 2, "600m each, and limits of 2000m each within 5000m");
+        assert_eq!(room.for_demand(&Demand { unsaid, ..cpu(100) }), 40, "elsewhere nobody fills it in");
+    }
+
+    #[test]
+    fn a_bound_volume_ties_its_pods_to_its_zone() {
+        let mut sketch = zones(&[("a", 1, 4000), ("b", 1, 1000)]);
+        let claims = [("data".to_owned(), vec!["b".to_owned()])].into();
+        sketch.namespaces = [("shop".to_owned(), NamespaceRules { claims, ..NamespaceRules::default() })].into();
+        let room = Room::of(&sketch);
+        let shop = |claim: &str| Demand { namespace: "shop".into(), claims: vec![claim.into()], ..cpu(500) };
+        assert_eq!((room.for_demand(&shop("data")), room.for_demand(&shop("other"))), (2, 10));
     }
 
     proptest! {

@@ -111,6 +111,7 @@ impl Controller {
             self.brake.release(&cluster, uid);
         }
         self.lanes.remove(uid);
+        self.reservations.take_doubt(uid);
         self.reserve(uid);
     }
 
@@ -143,9 +144,24 @@ impl Controller {
         }
     }
 
+    /// Of a placement that may or may not be stored and its successor only one will be, so the room of the one is free for
+    /// the other, and for nobody else.
+    fn settle_application(&mut self, now: Now, uid: &Uid, decide: bool, judged: bool) -> Losses {
+        let doubt = self.reservations.take_doubt(uid);
+        if doubt.is_some() {
+            self.reserve(uid);
+        }
+        let losses = self.decide_application(now, uid, decide, judged);
+        if let Some(doubt) = doubt {
+            self.reservations.doubt(uid, doubt);
+            self.reserve(uid);
+        }
+        losses
+    }
+
     /// Decides, where asked to, and writes what is new. What it would lose unnamed is answered instead of done unless it
     /// has been `judged`.
-    fn settle_application(&mut self, now: Now, uid: &Uid, decide: bool, judged: bool) -> Losses {
+    fn decide_application(&mut self, now: Now, uid: &Uid, decide: bool, judged: bool) -> Losses {
         let Some(stored) = self.index.applications.get(uid).cloned() else { return Losses::new() };
         if stored.view.metadata.deletion_timestamp.is_some() {
             self.settle_deleted(now, &stored);

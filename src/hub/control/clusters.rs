@@ -15,7 +15,7 @@ use super::{
     lanes::{Plan, unchanged},
 };
 use crate::{
-    flow::{schedule::Candidate, slice::Cause},
+    flow::{measure, schedule::Candidate, slice::Cause},
     hub::{
         agents::roster::FROZEN,
         events::{About, Note},
@@ -36,6 +36,11 @@ const HELD: &str = "RemovalsHeld";
 /// A changed sketch is stored at most this often, and only when it changed by this part of what is allocatable.
 const SKETCH_MS_MIN: u64 = 30_000;
 const SKETCH_PART: i64 = 20;
+/// The stored sketch is for people and for asking "what if": coarser than the one that is placed by.
+const STORED_SHAPES_MAX: usize = 256;
+const STORED_SKETCH_BYTES_MAX: usize = 512 << 10;
+/// False while what an agent says of its capacity cannot be true; absent otherwise.
+const CAPACITY: &str = "CapacityKnown";
 /// More room may be good for those who wait; a fleet that settles is asked once.
 const WAITING_MS: u64 = 100;
 
@@ -115,12 +120,25 @@ impl Controller {
         }
     }
 
+    /// One that cannot be true is not believed: nothing new is placed there, and the Cluster says why.
     fn on_sketch(&mut self, now: Now, cluster: &Uid, sketch: Sketch) {
+        let sketch = match measure::fault(&sketch) {
+            Some(fault) if sketch.fault.is_empty() => Sketch::unbelieved(fault),
+            _ => sketch,
+        };
         let member = self.member(cluster);
         if member.sketch.as_ref() == Some(&sketch) {
             return;
         }
-        let due = member.sketch_written_ms.map_or(now.monotonic_ms, |written| written + SKETCH_MS_MIN);
+        let other_fault = member.sketch.as_ref().map_or("", |known| &known.fault) != sketch.fault;
+        let due = match (other_fault, member.sketch_written_ms) {
+            (false, Some(written)) => written + SKETCH_MS_MIN,
+            _ => now.monotonic_ms,
+        };
+        if other_fault && !sketch.fault.is_empty() {
+            self.tell_of_cluster(now, cluster, true, "SketchRefused", sketch.fault.clone());
+        }
+        let member = self.member(cluster);
         member.sketch = Some(sketch);
         self.reservations.mark_stale(cluster);
         let due = due.max(now.monotonic_ms);
@@ -129,7 +147,7 @@ impl Controller {
         self.wake_waiting(now);
     }
 
-    fn wake_waiting(&mut self, now: Now) {
+    pub(super) fn wake_waiting(&mut self, now: Now) {
         for application in self.waiting.clone() {
             self.mark(&application, now.monotonic_ms + WAITING_MS, true);
         }
@@ -294,7 +312,7 @@ impl Controller {
     fn write_status(&self, now: Now, uid: &Uid, view: &Cluster, object: &mut Value) -> bool {
         let Some(member) = self.members.get(uid) else { return false };
         let mut conditions = view.status.conditions.clone();
-        let mut set = |type_: &str, (status, reason, message): (Truth, &str, String)| {
+        let set = |conditions: &mut Conditions, type_: &str, (status, reason, message): (Truth, &str, String)| {
             conditions.set(Condition {
                 type_: type_.to_owned(),
                 status,
@@ -306,18 +324,25 @@ impl Controller {
         };
         let frozen = view.metadata.annotations.get(FROZEN);
         match (frozen, member.heard, member.silent) {
-            (Some(message), ..) => set(READY, (Truth::False, "IdentityFrozen", message.clone())),
-            (None, Some(_), false) => set(READY, (Truth::True, "AgentConnected", String::new())),
+            (Some(message), ..) => set(&mut conditions, READY, (Truth::False, "IdentityFrozen", message.clone())),
+            (None, Some(_), false) => set(&mut conditions, READY, (Truth::True, "AgentConnected", String::new())),
             (None, _, true) if view.spec.accepted || view.status.conditions.get(READY).is_some() => {
                 let message = "its agent is silent; what runs there stays as it was decided".to_owned();
-                set(READY, (Truth::Unknown, "AgentSilent", message));
+                set(&mut conditions, READY, (Truth::Unknown, "AgentSilent", message));
             }
             (None, ..) => {}
         }
         let works = self.index.tenants.get(uid).map_or(0, BTreeSet::len);
         match self.brake.words(uid, &view.metadata.name, works) {
-            Some(words) => set(HELD, (Truth::True, "NotConfirmed", words)),
+            Some(words) => set(&mut conditions, HELD, (Truth::True, "NotConfirmed", words)),
             None => conditions.0.retain(|condition| condition.type_ != HELD),
+        }
+        match member.sketch.as_ref().filter(|sketch| !sketch.fault.is_empty()) {
+            Some(sketch) => {
+                let message = format!("what its agent says of its capacity is not believed: {}", sketch.fault);
+                set(&mut conditions, CAPACITY, (Truth::False, "SketchRefused", message));
+            }
+            None => conditions.0.retain(|condition| condition.type_ != CAPACITY),
         }
         put_if_changed(object, "conditions", &view.status.conditions, &conditions);
         if let Some(facts) = &member.facts {
@@ -326,7 +351,7 @@ impl Controller {
         let may_write = member.sketch_written_ms.is_none_or(|at_ms| now.monotonic_ms >= at_ms + SKETCH_MS_MIN);
         match &member.sketch {
             Some(sketch) if may_write && differs(view.status.sketch.as_ref(), sketch) => {
-                object["status"]["sketch"] = json!(sketch);
+                object["status"]["sketch"] = stored(sketch);
                 true
             }
             _ => false,
@@ -376,6 +401,18 @@ fn put_if_changed<T: PartialEq + serde::Serialize>(object: &mut Value, field: &s
     }
 }
 
+/// The form in which a sketch is stored; its sums alone where all of it would be too large.
+fn stored(sketch: &Sketch) -> Value {
+    let coarse = json!(measure::coarser(sketch, STORED_SHAPES_MAX));
+    match coarse.to_string().len() {
+        0..=STORED_SKETCH_BYTES_MAX => coarse,
+        _ => {
+            let Sketch { sequence, nodes, allocatable, free, .. } = sketch.clone();
+            json!(Sketch { sequence, nodes, allocatable, free, ..Sketch::default() })
+        }
+    }
+}
+
 /// Whether a sketch is worth storing over the one that is: by a twentieth of what is allocatable in any resource, other
 /// nodes, or other kinds of them. Its sequence is of no account.
 fn differs(stored: Option<&Sketch>, fresh: &Sketch) -> bool {
@@ -385,11 +422,11 @@ fn differs(stored: Option<&Sketch>, fresh: &Sketch) -> bool {
         let far = |name: &String| one.get(name).abs_diff(other.get(name)) >= part(name).unsigned_abs();
         one.0.keys().chain(other.0.keys()).any(far)
     };
-    let kinds = |sketch: &Sketch| {
-        sketch.shapes.iter().map(|shape| (shape.labels.clone(), shape.taints.clone())).collect::<BTreeSet<_>>()
-    };
-    stored.nodes != fresh.nodes
+    let kinds = |sketch: &Sketch| sketch.shapes.iter().map(|shape| shape.kind.clone()).collect::<BTreeSet<_>>();
+    // One with more shapes than are stored has its kinds of nodes summed up.
+    let other_kinds = || fresh.shapes.len() <= STORED_SHAPES_MAX && kinds(stored) != kinds(fresh);
+    (stored.nodes, &stored.labels, &stored.fault) != (fresh.nodes, &fresh.labels, &fresh.fault)
         || apart(&stored.free, &fresh.free)
         || apart(&stored.allocatable, &fresh.allocatable)
-        || kinds(stored) != kinds(fresh)
+        || other_kinds()
 }

@@ -24,7 +24,7 @@ use self::{
     index::{Index, Touched},
     lanes::{Lane, Plan},
     outbox::Outbox,
-    reservations::{Reservations, outstanding},
+    reservations::{Doubt, Reservations, either, is_refused, outstanding},
 };
 use super::{
     events::{Note, Recorder},
@@ -175,6 +175,8 @@ enum Purpose {
     Sweep,
 }
 
+/// A write whose end nobody knows has ended after this long, one way or the other.
+const DOUBT_MS: u64 = 10_000;
 /// First pause after a conflict; doubles up to a hundred times that.
 const RETRY_MS: u64 = 10;
 
@@ -195,11 +197,15 @@ impl Controller {
             Event::Tick => {}
         }
         if self.index.ready && !self.deposed {
+            self.lapse(now);
             self.watch_silence(now);
             self.settle_clusters(now);
             if !self.halted {
                 self.settle_applications(now);
                 self.housekeep(now);
+            }
+            if self.reservations.take_eased() {
+                self.wake_waiting(now);
             }
             self.flush(now);
         }
@@ -215,7 +221,12 @@ impl Controller {
         let halted = self.halted;
         let applications = self.due.iter().filter(|_| !halted).filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
         let clusters = self.clusters_due.iter().filter(|(uid, _)| free(uid)).map(|(_, at_ms)| *at_ms);
-        let others = [Some(self.silence_check_ms), self.outbox.deadline(), (!halted).then_some(self.house.next_ms)];
+        let others = [
+            Some(self.silence_check_ms),
+            self.outbox.deadline(),
+            self.reservations.deadline(),
+            (!halted).then_some(self.house.next_ms),
+        ];
         applications.chain(clusters).chain(others.into_iter().flatten()).min()
     }
 
@@ -256,8 +267,13 @@ impl Controller {
 
     /// All that was derived is derived anew; what agents said stays, for it does not come from the store.
     fn on_reset(&mut self, now: Now) {
-        self.lanes.clear();
-        self.reservations = Reservations::default();
+        let lanes = std::mem::take(&mut self.lanes);
+        let doubts = std::mem::take(&mut self.reservations).into_doubts();
+        self.reservations = Reservations::with(doubts);
+        // What was under way may be stored in a moment.
+        for (uid, lane) in lanes {
+            self.doubt(now, &uid, &lane);
+        }
         self.recorder = Recorder::default();
         self.fleet.clear();
         self.truths.clear();
@@ -282,6 +298,8 @@ impl Controller {
             }
         }
         for (cluster, application) in &touched.reports {
+            let refused = self.is_refused(application, cluster);
+            self.reservations.refused(now.monotonic_ms, (cluster, application), refused);
             self.reserve_in(application, cluster);
             self.on_report_stored(now, application, cluster);
         }
@@ -325,9 +343,15 @@ impl Controller {
                     None => {}
                 }
             }
-            // Somebody else wrote what this was decided on, or nobody knows: decide anew on what the store says by then.
-            Ok(Outcome::Conflict(_) | Outcome::Unknown) => self.retry(now, uid),
+            // Somebody else wrote what this was decided on, or nobody knows whether it is stored: decide anew on what the
+            // store says by then.
+            Ok(Outcome::Conflict(_)) => self.retry(now, uid),
+            Ok(Outcome::Unknown) => {
+                self.doubt_lane(now, uid);
+                self.retry(now, uid);
+            }
             Err(error) => {
+                self.doubt_lane(now, uid);
                 self.effects.push(Effect::Fault(format!("{uid}: {error}")));
                 self.retry(now, uid);
             }
@@ -363,6 +387,32 @@ impl Controller {
         }
     }
 
+    /// Nobody knows whether what a lane writes is stored: its room is held until that shows.
+    fn doubt(&mut self, now: Now, uid: &Uid, lane: &Lane) {
+        if let Some(placement) = lane.placement.clone() {
+            let revision = lane.revision.clone();
+            self.reservations.doubt(uid, Doubt { placement, revision, until_ms: now.monotonic_ms + DOUBT_MS });
+        }
+    }
+
+    fn doubt_lane(&mut self, now: Now, uid: &Uid) {
+        if let Some(lane) = self.lanes.remove(uid) {
+            self.doubt(now, uid, &lane);
+            self.lanes.insert(uid.clone(), lane);
+        }
+    }
+
+    /// Gives back what has been held for long enough.
+    fn lapse(&mut self, now: Now) {
+        let (doubts, refused) = self.reservations.lapse(now.monotonic_ms);
+        for application in doubts {
+            self.reserve(&application);
+        }
+        for (cluster, application) in refused {
+            self.reserve_in(&application, &cluster);
+        }
+    }
+
     /// The transaction already has the leader's compare.
     fn commit(&mut self, purpose: Purpose, transaction: Transaction) {
         self.commit_id += 1;
@@ -385,19 +435,19 @@ impl Controller {
         written.or_else(|| self.index.placement(application))
     }
 
-    /// Reserves what of an Application's placement is still to come. While another one is being written, the larger of
-    /// both counts, for either may turn out to be stored.
+    /// Reserves what of an Application's placement is still to come. While another one is being written, or nobody knows
+    /// whether it was, all that either may turn out to need is held.
     fn reserve(&mut self, application: &Uid) {
         let written = self.lanes.get(application).and_then(|lane| lane.placement.clone());
-        let mut reserved = BTreeMap::new();
-        for placement in [self.index.placement(application), written].into_iter().flatten() {
+        let stored = self.index.placement(application);
+        self.reservations.settle(application, stored.as_deref());
+        let doubted = self.reservations.doubted(application).map(|doubt| doubt.placement.clone());
+        let mut reserved: BTreeMap<Uid, reservations::Reserved> = BTreeMap::new();
+        for placement in [stored, written, doubted].into_iter().flatten() {
             for row in &placement.rows {
                 let more = self.outstanding(application, row);
-                let sum = |reserved: &reservations::Reserved| reserved.iter().map(|(_, n)| u64::from(*n)).sum::<u64>();
-                let known: &mut reservations::Reserved = reserved.entry(row.cluster.clone()).or_default();
-                if sum(&more) >= sum(known) {
-                    *known = more;
-                }
+                let known = reserved.remove(&row.cluster).unwrap_or_default();
+                reserved.insert(row.cluster.clone(), either(known, more));
             }
         }
         reserved.retain(|_, reserved| !reserved.is_empty());
@@ -405,7 +455,8 @@ impl Controller {
     }
 
     fn reserve_in(&mut self, application: &Uid, cluster: &Uid) {
-        if self.lanes.get(application).is_some_and(|lane| lane.placement.is_some()) {
+        let being_written = self.lanes.get(application).is_some_and(|lane| lane.placement.is_some());
+        if being_written || self.reservations.doubted(application).is_some() {
             return self.reserve(application);
         }
         let placement = self.index.placement(application);
@@ -414,21 +465,43 @@ impl Controller {
         self.reservations.set(cluster, application, reserved);
     }
 
+    /// By the report that is stored and by the one that was heard since, whichever has seen less: a pod that is gone is to
+    /// come again from the moment that its agent says so.
     fn outstanding(&self, application: &Uid, row: &crate::model::placement::Row) -> reservations::Reserved {
         let fresh = self.lanes.get(application).and_then(|lane| lane.revision.as_ref());
-        let fresh = fresh.filter(|(name, _)| *name == row.revision).map(|(_, revision)| revision.clone());
+        let doubted = self.reservations.doubted(application).and_then(|doubt| doubt.revision.as_ref());
+        let fresh = fresh.into_iter().chain(doubted).find(|(name, _)| *name == row.revision);
         let stored = || self.index.snapshot(application, &row.revision).map(|snapshot| snapshot.revision.clone());
-        let Some(revision) = fresh.or_else(stored) else { return Vec::new() };
-        let report = self.index.report(application, &row.cluster);
-        let reported = report.and_then(|report| self.index.snapshot(application, &report.revision));
-        let reported = reported.map(|snapshot| snapshot.revision.as_ref());
-        outstanding(row, &revision, report.map(Arc::as_ref), reported)
+        let Some(revision) = fresh.map(|(_, revision)| revision.clone()).or_else(stored) else { return Vec::new() };
+        let given_up = self.reservations.has_given_up(&row.cluster, application);
+        let by = |report: Option<&Arc<Report>>| {
+            let reported = report.and_then(|report| self.index.snapshot(application, &report.revision));
+            let reported = reported.map(|snapshot| snapshot.revision.as_ref());
+            outstanding(row, &revision, report.map(Arc::as_ref), reported, given_up)
+        };
+        let known = by(self.index.report(application, &row.cluster));
+        match self.outbox.latest(&row.cluster, application) {
+            Some(heard) => either(known, by(Some(heard))),
+            None => known,
+        }
+    }
+
+    /// Whether the member or its agent refuses a part of what is decided for it.
+    fn is_refused(&self, application: &Uid, cluster: &Uid) -> bool {
+        let Some(placement) = self.index.placement(application) else { return false };
+        let Some(row) = placement.rows.iter().find(|row| row.cluster == *cluster) else { return false };
+        let snapshot = self.index.snapshot(application, &row.revision);
+        let report = self.index.report(application, cluster);
+        snapshot.zip(report).is_some_and(|(snapshot, report)| {
+            row.components.keys().any(|component| is_refused(row, &snapshot.revision, report, component))
+        })
     }
 
     /// Makes the rooms that changed anew, from sketches and reservations.
     fn refresh_rooms(&mut self) {
         for cluster in self.reservations.take_stale() {
             let sketch = self.members.get(&cluster).and_then(|member| member.sketch.as_ref());
+            let sketch = sketch.filter(|sketch| sketch.fault.is_empty());
             let room = sketch.map(|sketch| self.reservations.room(&cluster, sketch));
             if let Some(candidate) = self.fleet.get_mut(&cluster) {
                 candidate.room = room;

@@ -68,7 +68,7 @@ impl Outbox {
     }
 
     /// What is being written or will be.
-    fn latest(&self, cluster: &Uid, application: &Uid) -> Option<&Arc<Report>> {
+    pub fn latest(&self, cluster: &Uid, application: &Uid) -> Option<&Arc<Report>> {
         let key = (cluster.clone(), application.clone());
         let waiting = self.reports.get(&key).or_else(|| self.flying.as_ref()?.reports.get(&key));
         waiting.map(|waiting| &waiting.report)
@@ -137,6 +137,7 @@ impl Controller {
         let known = self.outbox.latest(cluster, &application).or_else(|| self.index.report(&application, cluster));
         if known.is_none_or(|known| **known != report) {
             self.outbox.add_report(now, cluster, &application, report);
+            self.reserve_in(&application, cluster);
         }
     }
 

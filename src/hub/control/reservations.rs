@@ -3,15 +3,36 @@
 //! Derived from stored placements, stored reports and the decisions under way, so they survive a change of leader. A
 //! replica is seen once its agent reported it bound: the sketch that was sent before that report counts it already. A
 //! pod that a rollout has yet to replace is seen with what it asks for, not with what its successor will.
+//!
+//! Room is given back when the decision is another, when the pods are seen, when the write that nobody knew the end of
+//! has had its time, and when the member or its agent has refused the work for [`REFUSED_MS`] (decision 14). It is never
+//! given back because something is silent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     flow::schedule::Room,
-    model::{Demand, Report, Sketch, Uid, placement::Row, revision::Revision},
+    model::{
+        Demand, ObjectRef, Placement, Report, Sketch, Uid, placement::Row, report::ObjectState, revision::Revision,
+    },
 };
 
 pub type Reserved = Vec<(Demand, u32)>;
+
+/// A work that is refused as long as this gives its room back; it is taken again when it is refused no more.
+pub const REFUSED_MS: u64 = 60_000;
+
+/// A placement that may or may not be stored.
+#[derive(Debug, Clone)]
+pub struct Doubt {
+    pub placement: Arc<Placement>,
+    /// The revision that it stores, by name.
+    pub revision: Option<(String, Arc<Revision>)>,
+    pub until_ms: u64,
+}
 
 #[derive(Debug, Default)]
 pub struct Reservations {
@@ -20,6 +41,12 @@ pub struct Reservations {
     homes: BTreeMap<Uid, BTreeSet<Uid>>,
     /// Clusters whose room has to be made anew.
     stale: BTreeSet<Uid>,
+    /// Less is held somewhere than before.
+    eased: bool,
+    doubts: BTreeMap<Uid, Doubt>,
+    /// (cluster, Application) → since when it is refused there; absent once its room is given back.
+    refused: BTreeMap<(Uid, Uid), u64>,
+    given_up: BTreeSet<(Uid, Uid)>,
 }
 
 /// What is reserved in one cluster.
@@ -32,6 +59,14 @@ struct Held {
 }
 
 impl Reservations {
+    pub fn with(doubts: BTreeMap<Uid, Doubt>) -> Self {
+        Self { doubts, ..Self::default() }
+    }
+
+    pub fn into_doubts(self) -> BTreeMap<Uid, Doubt> {
+        self.doubts
+    }
+
     /// Replaces all that an Application still has to come.
     pub fn set_all(&mut self, application: &Uid, reserved: BTreeMap<Uid, Reserved>) {
         let before = self.homes.get(application).cloned().unwrap_or_default();
@@ -60,9 +95,76 @@ impl Reservations {
             None if reserved.is_empty() => return,
             None => self.clusters.entry(cluster.clone()).or_default(),
         };
-        if held.set(application, reserved) {
+        let change = held.set(application, reserved);
+        if change != Change::Nothing {
             self.stale.insert(cluster.clone());
         }
+        self.eased |= change == Change::Less;
+    }
+
+    /// Whether less was held somewhere since this was asked last: those who wait for room may ask again.
+    pub fn take_eased(&mut self) -> bool {
+        std::mem::take(&mut self.eased)
+    }
+
+    pub fn doubt(&mut self, application: &Uid, doubt: Doubt) {
+        self.doubts.insert(application.clone(), doubt);
+    }
+
+    pub fn take_doubt(&mut self, application: &Uid) -> Option<Doubt> {
+        self.doubts.remove(application)
+    }
+
+    pub fn doubted(&self, application: &Uid) -> Option<&Doubt> {
+        self.doubts.get(application)
+    }
+
+    /// A stored decision settles all doubts about those up to it: only one of a number is ever stored.
+    pub fn settle(&mut self, application: &Uid, stored: Option<&Placement>) {
+        let decision = stored.map_or(0, |placement| placement.decision);
+        if self.doubts.get(application).is_some_and(|doubt| doubt.placement.decision <= decision) {
+            self.doubts.remove(application);
+        }
+    }
+
+    /// Whether a work is refused, as its agent said last.
+    pub fn refused(&mut self, now_ms: u64, (cluster, application): (&Uid, &Uid), refused: bool) {
+        let key = (cluster.clone(), application.clone());
+        match refused {
+            false => {
+                self.refused.remove(&key);
+                self.given_up.remove(&key);
+            }
+            true if !self.given_up.contains(&key) => drop(self.refused.entry(key).or_insert(now_ms)),
+            true => {}
+        }
+    }
+
+    pub fn has_given_up(&self, cluster: &Uid, application: &Uid) -> bool {
+        !self.given_up.is_empty() && self.given_up.contains(&(cluster.clone(), application.clone()))
+    }
+
+    /// When [`Self::lapse`] has something to say.
+    pub fn deadline(&self) -> Option<u64> {
+        let doubts = self.doubts.values().map(|doubt| doubt.until_ms);
+        doubts.chain(self.refused.values().map(|since| since + REFUSED_MS)).min()
+    }
+
+    /// Whose doubts are over, and who has been refused for long enough.
+    pub fn lapse(&mut self, now_ms: u64) -> (Vec<Uid>, Vec<(Uid, Uid)>) {
+        if self.deadline().is_none_or(|at_ms| at_ms > now_ms) {
+            return Default::default();
+        }
+        let over = |(_, doubt): &(&Uid, &Doubt)| doubt.until_ms <= now_ms;
+        let doubts: Vec<Uid> = self.doubts.iter().filter(over).map(|(application, _)| application.clone()).collect();
+        doubts.iter().for_each(|application| drop(self.doubts.remove(application)));
+        let long = |(_, since): &(&(Uid, Uid), &u64)| **since + REFUSED_MS <= now_ms;
+        let refused: Vec<_> = self.refused.iter().filter(long).map(|(key, _)| key.clone()).collect();
+        for key in &refused {
+            self.refused.remove(key);
+            self.given_up.insert(key.clone());
+        }
+        (doubts, refused)
     }
 
     pub fn mark_stale(&mut self, cluster: &Uid) {
@@ -75,53 +177,129 @@ impl Reservations {
 
     pub fn room(&self, cluster: &Uid, sketch: &Sketch) -> Room {
         let mut room = Room::of(sketch);
-        for (demand, replicas) in self.clusters.get(cluster).into_iter().flat_map(|held| &held.sums) {
-            room.take(demand, u32::try_from(*replicas).unwrap_or(u32::MAX));
+        let Some(held) = self.clusters.get(cluster) else { return room };
+        let mut sums = held.sums.iter().peekable();
+        while let Some((demand, replicas)) = sums.next() {
+            let mut sum = *replicas;
+            // Where nothing bounds their namespaces, demands that differ in them alone are one; they stand side by side.
+            while let Some((_, more)) = sums.next_if(|(next, _)| {
+                next.is_like(demand) && !room.has_rules(&next.namespace) && !room.has_rules(&demand.namespace)
+            }) {
+                sum += more;
+            }
+            room.take(demand, u32::try_from(sum).unwrap_or(u32::MAX));
+        }
+        // Those that keep apart from their own kind do not from others of the same size.
+        for (demand, replicas) in held.applications.values().flatten().filter(|(demand, _)| keeps_apart(demand)) {
+            room.take(demand, *replicas);
         }
         room
     }
 }
 
+fn keeps_apart(demand: &Demand) -> bool {
+    !demand.spread.is_empty()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    /// Nothing is less than before.
+    More,
+    Less,
+}
+
 impl Held {
-    /// Whether that changed anything.
-    fn set(&mut self, application: &Uid, reserved: Reserved) -> bool {
+    fn set(&mut self, application: &Uid, reserved: Reserved) -> Change {
         let before = self.applications.get(application).map(Vec::as_slice).unwrap_or_default();
         if before == reserved {
-            return false;
+            return Change::Nothing;
         }
-        for (demand, replicas) in before {
+        let has_less = either(before.to_vec(), reserved.clone()) != summed(&reserved);
+        for (demand, replicas) in before.iter().filter(|(demand, _)| !keeps_apart(demand)) {
             let Some(sum) = self.sums.get_mut(demand) else { continue };
             *sum = sum.saturating_sub(u64::from(*replicas));
             if *sum == 0 {
                 self.sums.remove(demand);
             }
         }
-        for (demand, replicas) in &reserved {
+        for (demand, replicas) in reserved.iter().filter(|(demand, _)| !keeps_apart(demand)) {
             *self.sums.entry(demand.clone()).or_default() += u64::from(*replicas);
         }
         match reserved.is_empty() {
             true => self.applications.remove(application),
             false => self.applications.insert(application.clone(), reserved),
         };
-        true
+        if has_less { Change::Less } else { Change::More }
     }
 }
 
-/// What of a row is still to come. `reported` is the revision that the report speaks of, where it is still known.
-pub fn outstanding(row: &Row, revision: &Revision, report: Option<&Report>, reported: Option<&Revision>) -> Reserved {
+/// By demand, in order.
+fn summed(reserved: &Reserved) -> Reserved {
+    let mut sums: BTreeMap<&Demand, u32> = BTreeMap::new();
+    for (demand, replicas) in reserved {
+        let sum = sums.entry(demand).or_default();
+        *sum = sum.saturating_add(*replicas);
+    }
+    sums.into_iter().map(|(demand, replicas)| (demand.clone(), replicas)).collect()
+}
+
+/// All that is needed whichever of the two turns out to be true. Of different demands both are held: a large one is not
+/// less than many small ones.
+pub fn either(one: Reserved, other: Reserved) -> Reserved {
+    if one.is_empty() || one == other {
+        return summed(&other);
+    }
+    let mut most: BTreeMap<Demand, u32> = summed(&one).into_iter().collect();
+    for (demand, replicas) in summed(&other) {
+        let known = most.entry(demand).or_default();
+        *known = replicas.max(*known);
+    }
+    most.into_iter().collect()
+}
+
+/// What of a row is still to come. `reported` is the revision that the report speaks of, where it is still known. What is
+/// refused is not to come where it was `given_up`.
+pub fn outstanding(
+    row: &Row,
+    revision: &Revision,
+    report: Option<&Report>,
+    reported: Option<&Revision>,
+    given_up: bool,
+) -> Reserved {
     let mut reserved = Vec::new();
     for (name, share) in &row.components {
         let Some(demand) = demand_of(revision, name) else { continue };
+        if given_up && report.is_some_and(|report| is_refused(row, revision, report, name)) {
+            continue;
+        }
         // Pods of an older generation hold room for the demand they had; only an equal demand is the same room.
         let before = reported.and_then(|revision| demand_of(revision, name));
         let counts = |report: &&Report| report.generation == row.generation || before == Some(demand);
         let line = report.filter(counts).and_then(|report| report.components.iter().find(|line| line.name == *name));
-        let missing = share.replicas.unwrap_or(0).saturating_sub(line.map_or(0, |line| line.seen(demand)));
+        // What has no replicas to count, a Job or a Pod, wants one pod until its agent says how many still.
+        let said = || line.and_then(|line| line.replicas).map_or(1, |replicas| replicas.desired);
+        let wanted = share.replicas.unwrap_or_else(said);
+        let missing = wanted.saturating_sub(line.map_or(0, |line| line.seen(demand)));
         if missing > 0 {
             reserved.push((demand.clone(), missing));
         }
     }
     reserved
+}
+
+/// Whether the agent refuses the work, or the member the workload of this component.
+pub fn is_refused(row: &Row, revision: &Revision, report: &Report, component: &str) -> bool {
+    if report.refused.is_some() {
+        return true;
+    }
+    let known = revision.components.iter().find(|known| known.name == component && known.demand.is_some());
+    let index = known.and_then(|known| known.replicas.as_ref()).map_or(0, |replicas| replicas.manifest);
+    let workload = known.and_then(|known| known.manifests.get(index)).map(|manifest| &manifest.object);
+    let refused = |workload: &ObjectRef| {
+        report.objects.iter().any(|object| object.object == *workload && object.state == ObjectState::Refused)
+    };
+    report.generation == row.generation && workload.is_some_and(refused)
 }
 
 fn demand_of<'a>(revision: &'a Revision, component: &str) -> Option<&'a Demand> {
@@ -135,6 +313,7 @@ mod tests {
     use super::*;
     use crate::model::{
         Digest, ObjectName, Resources,
+        demand::{HOSTNAME_LABEL, Spread, SpreadRule},
         placement::Share,
         quantity::{CPU, PODS},
         report::{ComponentReport, ReplicaCount},
@@ -202,12 +381,81 @@ mod tests {
             let held = Resources::of([(CPU, milli), (PODS, bound.into())]);
             let line = ComponentReport { name: name.clone(), replicas, held, ..ComponentReport::default() };
             let report = Report { generation: 7, components: vec![line], ..Report::default() };
-            outstanding(&row, &revision, Some(&report), None).iter().map(|(_, replicas)| replicas).sum::<u32>()
+            outstanding(&row, &revision, Some(&report), None, false).iter().map(|(_, replicas)| replicas).sum::<u32>()
         };
         assert_eq!(still(5, 5 * 400), 3, "five of 400m hold the room of two");
         assert_eq!(still(6, 5 * 400 + 1000), 2, "a pod beyond the count is no replica more");
         assert_eq!(still(5, 5 * 1000), 0);
         assert_eq!(still(4, 4 * 1200), 1, "what the member adds to pods makes them no more");
+    }
+
+    #[test]
+    fn what_has_no_replicas_is_one_pod_until_its_agent_says_how_many() {
+        let component = RenderedComponent {
+            name: "job".into(),
+            type_: "k8s-objects".into(),
+            manifests: Vec::new(),
+            demand: Some(cpu(1000)),
+            replicas: None,
+        };
+        let revision = Revision {
+            application: ObjectName::new("default", "shop"),
+            application_uid: Uid::from("shop"),
+            number: 1,
+            spec_digest: Digest::of(b"spec"),
+            application_blob: Digest::of(b"application"),
+            components: vec![component],
+        };
+        let row = Row {
+            cluster: Uid::from("eu"),
+            cluster_name: "eu".into(),
+            generation: 7,
+            revision: "shop-v1".into(),
+            components: [("job".to_owned(), Share { replicas: None, reason: String::new() })].into(),
+            removals: Vec::new(),
+            trace: String::new(),
+        };
+        let still = |desired: u32, bound: u32| {
+            let replicas = Some(ReplicaCount { desired, bound, ..ReplicaCount::default() });
+            let line = ComponentReport { name: "job".into(), replicas, ..ComponentReport::default() };
+            let report = Report { generation: 7, components: vec![line], ..Report::default() };
+            summed(&outstanding(&row, &revision, Some(&report), None, false))
+                .iter()
+                .map(|(_, replicas)| *replicas)
+                .sum()
+        };
+        assert_eq!(outstanding(&row, &revision, None, None, false), [(cpu(1000), 1)]);
+        let counts: [u32; 4] = [still(1, 0), still(1, 1), still(0, 0), still(10, 4)];
+        assert_eq!(counts, [1, 0, 0, 6], "to come, bound, completed, and many at once");
+    }
+
+    #[test]
+    fn of_two_placements_all_that_either_needs_is_held() {
+        let (small, large) = (vec![(cpu(100), 10)], vec![(cpu(300), 5)]);
+        assert_eq!(either(small.clone(), large), [(cpu(100), 10), (cpu(300), 5)]);
+        assert_eq!(either(small.clone(), vec![(cpu(100), 4), (cpu(100), 3)]), small);
+        assert_eq!(either(Vec::new(), small.clone()), small);
+    }
+
+    #[test]
+    fn what_keeps_apart_from_its_own_kind_stands_beside_another_kind() {
+        let reservations = |demand: &Demand| {
+            let mut reservations = Reservations::default();
+            for application in ["shop", "blog"] {
+                reservations.set(&Uid::from("eu"), &Uid::from(application), vec![(demand.clone(), 2)]);
+            }
+            reservations
+        };
+        let free = Resources::of([(CPU, 1000), (PODS, 110)]);
+        let sketch = Sketch { shapes: vec![Shape { count: 2, free, ..Shape::default() }], ..Sketch::default() };
+        let spread = vec![Spread { topology: HOSTNAME_LABEL.into(), rule: SpreadRule::OnePer }];
+        let apart = Demand { spread, ..cpu(500) };
+        let room = reservations(&apart).room(&Uid::from("eu"), &sketch);
+        assert_eq!((room.free(CPU), room.for_demand(&cpu(1))), (0, 0), "two on each node");
+        let elsewhere = Demand { namespace: "blog".into(), ..cpu(500) };
+        let mut reservations = reservations(&cpu(500));
+        reservations.set(&Uid::from("eu"), &Uid::from("third"), vec![(elsewhere, 0)]);
+        assert_eq!(reservations.room(&Uid::from("eu"), &sketch).free(CPU), 0);
     }
 
     #[test]

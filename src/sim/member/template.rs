@@ -35,6 +35,7 @@ impl Template {
                 requests: total(spec, "requests"),
                 node_selector: serde_json::from_value(spec["nodeSelector"].clone()).unwrap_or_default(),
                 tolerations: list(&spec["tolerations"]).map(toleration).collect(),
+                ..Demand::default()
             },
             limits: total(spec, "limits"),
             broken_image: images.filter(|image| image.contains(BROKEN)).map(str::to_owned).next(),

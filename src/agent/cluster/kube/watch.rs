@@ -20,7 +20,7 @@ use super::KubeCluster;
 use crate::{
     agent::cluster::{Capacity, Live, OWNER_LABEL},
     flow::observe::facts,
-    model::{GroupVersionKind, ObjectRef},
+    model::{GroupVersionKind, ObjectRef, node::RuleKind},
 };
 
 /// Objects per page of a first list: what is in memory at once, beyond what is kept.
@@ -93,7 +93,7 @@ fn is_not_found(error: &watcher::Error) -> bool {
     matches!(source, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Nodes and pods of the whole cluster, reduced to facts as they arrive.
+/// Nodes and pods of the whole cluster and what bounds pods, reduced to facts as they arrive.
 pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
     let nodes = facts_of(
         client.clone(),
@@ -104,6 +104,39 @@ pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
             reset: Capacity::NodesReset,
             one: Capacity::Node,
             gone: |node| Capacity::NodeGone(node.name),
+        },
+    );
+    let quotas = facts_of(
+        client.clone(),
+        "ResourceQuota",
+        "resourcequotas",
+        Reading {
+            read: facts::quota,
+            reset: |rules| Capacity::RulesReset(RuleKind::Quota, rules),
+            one: |rule| Capacity::Rule(RuleKind::Quota, rule),
+            gone: |rule| Capacity::RuleGone(RuleKind::Quota, rule.namespace, rule.name),
+        },
+    );
+    let ranges = facts_of(
+        client.clone(),
+        "LimitRange",
+        "limitranges",
+        Reading {
+            read: facts::limit_range,
+            reset: |rules| Capacity::RulesReset(RuleKind::LimitRange, rules),
+            one: |rule| Capacity::Rule(RuleKind::LimitRange, rule),
+            gone: |rule| Capacity::RuleGone(RuleKind::LimitRange, rule.namespace, rule.name),
+        },
+    );
+    let volumes = facts_of(
+        client.clone(),
+        "PersistentVolume",
+        "persistentvolumes",
+        Reading {
+            read: facts::volume,
+            reset: |rules| Capacity::RulesReset(RuleKind::Volume, rules),
+            one: |rule| Capacity::Rule(RuleKind::Volume, rule),
+            gone: |rule| Capacity::RuleGone(RuleKind::Volume, rule.namespace, rule.name),
         },
     );
     let pods = facts_of(
@@ -117,7 +150,7 @@ pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
             gone: |pod| Capacity::PodGone { namespace: pod.namespace, name: pod.name },
         },
     );
-    futures::stream::select(nodes, pods).boxed()
+    futures::stream::select_all([nodes, pods, quotas, ranges, volumes]).boxed()
 }
 
 /// How objects of one kind become news of capacity.

@@ -9,7 +9,7 @@ use crate::{
         control::{Controller, Effect, Event, FromAgent, Settings},
         feed::Feed,
         keys,
-        records::Placements,
+        records::{Placements, Record},
         slices::Slices,
     },
     kinds::{
@@ -41,6 +41,8 @@ pub struct World {
     told: Revision,
     uids: u32,
     pub tolerates_faults: bool,
+    /// The next placement is stored, and the answer to that is lost.
+    pub loses_answer: bool,
 }
 
 /// One member: what runs there, and whether its agent can be heard.
@@ -48,6 +50,8 @@ pub struct World {
 pub struct Agent {
     pub up: bool,
     pub room: i64,
+    /// Its member says no to whatever is applied.
+    pub refuses: bool,
     pub works: BTreeMap<Uid, Work>,
     pub objects: BTreeMap<ObjectRef, (Uid, u32)>,
     sent: BTreeMap<Uid, Report>,
@@ -67,6 +71,7 @@ impl World {
             told: 0,
             uids: 0,
             tolerates_faults: false,
+            loses_answer: false,
         }
     }
 
@@ -105,8 +110,12 @@ impl World {
             for effect in self.controller.step(self.now(), event) {
                 match effect {
                     Effect::Commit { id, transaction } => {
+                        let places =
+                            |operation: &Operation| matches!(Record::of(operation.key()), Some(Record::Head(_)));
+                        let lost = self.loses_answer && transaction.operations.iter().any(places);
+                        self.loses_answer &= !lost;
                         let outcome = self.store.commit(transaction);
-                        events.push(Event::Done { id, outcome });
+                        events.push(Event::Done { id, outcome: if lost { Ok(Outcome::Unknown) } else { outcome } });
                     }
                     Effect::Compact(revision) => drop(self.store.compact(revision).expect("compacts")),
                     Effect::Fault(fault) => assert!(self.tolerates_faults, "{fault}"),
@@ -285,7 +294,6 @@ impl World {
     pub fn placement(&self, application: &Uid) -> Option<Placement> {
         let mut placements = Placements::default();
         for entry in self.store.entries() {
-            use crate::hub::records::Record;
             match Record::of(&entry.key) {
                 Some(Record::Head(uid)) => placements.set_head(uid, Some(&entry)).expect("a head"),
                 Some(Record::Chunk { application, decision, index }) => {
@@ -336,7 +344,15 @@ impl World {
 }
 
 impl Agent {
+    /// Says its capacity again.
+    pub fn forget(&mut self) {
+        self.sketch = None;
+    }
+
     fn carry_out(&mut self, work: &Work, slices: &Slices) {
+        if self.refuses {
+            return drop(self.works.insert(work.application_uid.clone(), work.clone()));
+        }
         for manifest in &work.manifests {
             let patched = manifest.patches.first().and_then(|patch| patch.value.as_u64());
             let written = || {
@@ -357,7 +373,7 @@ impl Agent {
         let object = |manifest: &crate::model::work::Manifest| ObjectReport {
             object: manifest.object.clone(),
             uid: self.objects.get(&manifest.object).map(|(uid, _)| uid.clone()),
-            state: ObjectState::Applied,
+            state: if self.refuses { ObjectState::Refused } else { ObjectState::Applied },
             health: Health::Healthy,
             reason: String::new(),
             message: String::new(),
@@ -377,7 +393,7 @@ impl Agent {
             cluster: work.cluster.clone(),
             generation: work.generation,
             revision: work.revision.clone(),
-            applied: true,
+            applied: !self.refuses,
             refused: None,
             components: work.manifests.iter().map(component).collect(),
             objects: work.manifests.iter().map(object).collect(),
@@ -389,8 +405,8 @@ impl Agent {
     fn measure(&self) -> Sketch {
         let used: i64 = self.objects.values().map(|(_, replicas)| i64::from(*replicas) * REQUEST).sum();
         let free = Resources::of([(CPU, self.room * REQUEST - used), (PODS, 1000)]);
-        let allocatable = Resources::of([(CPU, self.room * REQUEST)]);
+        let allocatable = Resources::of([(CPU, self.room * REQUEST), (PODS, 1000)]);
         let shapes = vec![Shape { count: 1, free: free.clone(), ..Shape::default() }];
-        Sketch { sequence: 1, nodes: 1, shapes, allocatable, free }
+        Sketch { sequence: 1, nodes: 1, shapes, allocatable, free, ..Sketch::default() }
     }
 }

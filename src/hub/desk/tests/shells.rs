@@ -96,7 +96,7 @@ fn web() -> Uid {
 fn sketch() -> FromAgent {
     let free = Resources::of([(CPU, 4_000), (PODS, 100)]);
     let shapes = vec![Shape { count: 1, free: free.clone(), ..Shape::default() }];
-    let sketch = Sketch { sequence: 1, nodes: 1, shapes, allocatable: free.clone(), free };
+    let sketch = Sketch { sequence: 1, nodes: 1, shapes, allocatable: free.clone(), free, ..Sketch::default() };
     FromAgent::Sketch { cluster: eu(), sketch }
 }
 
