@@ -79,7 +79,11 @@ impl Replicas {
             if let Some(net) = net {
                 net.name(index, process.pid());
             }
-            members.push(Member { id: index as ReplicaId + 1, address, process, data, arguments, starts: 1 });
+            // The number that it was given: that of who joined before it, and one more.
+            let joined = async || Ok(Belonging::read(&data)?.is_some());
+            until("the replica to have a number", SOON, joined).await?;
+            let id = index as ReplicaId + 1;
+            members.push(Member { id, address, process, data, arguments, starts: 1 });
             if first.is_none() {
                 let member = &members[0];
                 let kubeconfig = member.data.join("admin.kubeconfig");

@@ -12,9 +12,12 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::process::{Child, Command};
 
-use crate::cli::{
-    admin::{Admin, Connection},
-    hub::replicas::invite,
+use crate::{
+    cli::{
+        admin::{Admin, Connection},
+        hub::replicas::invite,
+    },
+    hub::peers::members::Belonging,
 };
 
 const REPLICAS: usize = 3;
@@ -110,11 +113,15 @@ impl Replicas {
     /// SIGKILL, as if the machine had lost power. Returns the number of the replica that led.
     pub async fn kill_leader(&mut self) -> anyhow::Result<u64> {
         let leader = self.leader().await?.context("no replica leads")?;
-        // They joined in this order.
-        let at = usize::try_from(leader)? - 1;
-        let process = self.0.get_mut(at).and_then(|replica| replica.process.take());
-        process.context("the leader is not one of ours")?.kill().await?;
-        Ok(leader)
+        for replica in &mut self.0 {
+            // Which of them joined first was for them to find out.
+            if Belonging::read(&replica.dir)?.is_some_and(|known| known.replica == leader) {
+                let process = replica.process.take();
+                process.context("the leader does not run here")?.kill().await?;
+                return Ok(leader);
+            }
+        }
+        bail!("replica {leader} leads, and is not one of ours")
     }
 }
 
