@@ -13,6 +13,8 @@ use crate::{
     store::raft,
 };
 
+const HEARTBEAT_MS: u64 = raft::Timing::HEARTBEAT.as_millis() as u64;
+
 /// Runs the hub until SIGTERM; or, with a command, tends to its replicas.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -66,6 +68,11 @@ struct Run {
     #[arg(long, value_name = "TOKEN")]
     join: Option<Invitation>,
 
+    /// How often a leader lets itself be heard: at least the slowest round trip between replicas, and the same on all of
+    /// them. After four to eight times as long without it another one is elected
+    #[arg(long, value_name = "MS", default_value_t = HEARTBEAT_MS, value_parser = clap::value_parser!(u64).range(10..=5000))]
+    heartbeat_ms: u64,
+
     /// How reads are kept linearizable while this replica leads: by asking the others each time, or by a lease, which
     /// trusts that clocks run alike within a quarter
     #[arg(long, value_enum, default_value_t = Reads::Index)]
@@ -117,6 +124,7 @@ impl Run {
             tls_sans: self.tls_sans,
             peer_listen: self.peer_listen,
             peer_advertise: self.peer_advertise,
+            heartbeat: Duration::from_millis(self.heartbeat_ms),
             reads: self.reads.into(),
             join: self.join,
             ..Config::new(self.dir.context("where is everything to be kept? --dir DIR")?)

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::peers::joining::{Invitation, is_address};
-use crate::store::raft::Reads;
+use crate::store::raft::{Reads, Timing};
 
 pub const LISTEN: &str = "127.0.0.1:6460";
 pub const PEER_LISTEN: &str = "127.0.0.1:6461";
@@ -24,6 +24,8 @@ pub struct Config {
     pub peer_advertise: Option<String>,
     /// At first start: the hub that this replica joins.
     pub join: Option<Invitation>,
+    /// How often a leader is heard; the same on all replicas.
+    pub heartbeat: Duration,
     /// How this replica knows, while it leads, that what it reads is the newest.
     pub reads: Reads,
     /// Of agents' certificates. Hours, not days: renewal costs one call.
@@ -59,6 +61,7 @@ impl Config {
             peer_listen: PEER_LISTEN.into(),
             peer_advertise: None,
             join: None,
+            heartbeat: Timing::HEARTBEAT,
             reads: Reads::default(),
             agent_certificate_lifetime: Duration::from_secs(8 * 3600),
             grace: super::limits::CLUSTER_GRACE,

@@ -173,7 +173,7 @@ async fn open(config: &Config, belonging: Option<&Belonging>, network: Arc<Netwo
     };
     let config = raft::Config {
         dir: config.dir.join(STORE),
-        timing: Timing::default(),
+        timing: Timing::with_heartbeat(config.heartbeat),
         reads: config.reads,
         options: Options::default(),
     };

@@ -24,6 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -60,11 +61,21 @@ pub struct Timing {
     pub election_ticks: Range<usize>,
 }
 
+impl Timing {
+    pub const HEARTBEAT: Duration = Duration::from_millis(30);
+
+    /// An election begins after four to eight heartbeats of silence.
+    pub fn with_heartbeat(heartbeat: Duration) -> Self {
+        let heartbeat_ms = u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX);
+        Self { tick_ms: heartbeat_ms.div_ceil(3).max(1), heartbeat_ticks: 3, election_ticks: 12..24 }
+    }
+}
+
 impl Default for Timing {
     /// Replicas close to each other: heartbeats every 30 ms, an election after 120 to 240 ms of silence. More than ten
     /// times the slowest round trip and fsync that is ordinary (8 ms).
     fn default() -> Self {
-        Self { tick_ms: 10, heartbeat_ticks: 3, election_ticks: 12..24 }
+        Self::with_heartbeat(Self::HEARTBEAT)
     }
 }
 

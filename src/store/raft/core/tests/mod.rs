@@ -265,6 +265,17 @@ fn there_is_no_lease_while_the_lead_is_given_away() {
 }
 
 #[test]
+fn elections_wait_for_several_heartbeats() {
+    for heartbeat_ms in [10, 30, 100, 5000] {
+        let Timing { tick_ms, heartbeat_ticks, election_ticks } =
+            Timing::with_heartbeat(Duration::from_millis(heartbeat_ms));
+        let heard_ms = tick_ms * heartbeat_ticks as u64;
+        assert!((heartbeat_ms..heartbeat_ms + 3).contains(&heard_ms), "{heard_ms} for {heartbeat_ms}");
+        assert!(election_ticks.start as u64 * tick_ms >= 4 * heartbeat_ms);
+    }
+}
+
+#[test]
 fn hand_over_moves_the_lead_at_once() {
     let mut group = Group::of(&[1, 2, 3]);
     group.run(500);
