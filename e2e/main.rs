@@ -31,6 +31,7 @@ mod quickstart;
 mod replicas;
 mod replicas_agents;
 mod scenarios_application;
+mod scenarios_burst;
 mod scenarios_joining;
 mod scenarios_outage;
 mod scenarios_placement;

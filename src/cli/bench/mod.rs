@@ -28,6 +28,7 @@ mod replicas;
 mod rest;
 mod restart;
 mod sim;
+mod sketch;
 mod store;
 
 /// One measurement: names with their unit → figures, and what was measured.
@@ -97,6 +98,12 @@ enum Area {
         #[arg(long, default_value_t = 20_000)]
         seeds: u64,
     },
+    /// How long an agent measures its nodes, how large the sketch is, and what it loses of the room there is.
+    Sketch {
+        /// Numbers of nodes, one row for each.
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 10_000])]
+        nodes: Vec<usize>,
+    },
     /// The process with the embedded members; started by the other areas.
     #[command(hide = true)]
     Members,
@@ -112,6 +119,7 @@ impl Area {
             Self::LeaderLoss(_) => "leader-loss",
             Self::Restart { .. } => "restart",
             Self::Sim { .. } => "sim",
+            Self::Sketch { .. } => "sketch",
             Self::Members => "members",
         }
     }
@@ -197,6 +205,7 @@ async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Fig
             rows.push(restart::run(&place()?, *applications, *members).await?);
         }
         Area::Sim { seeds } => rows.push(sim::run(*seeds)),
+        Area::Sketch { nodes } => rows.extend(nodes.iter().map(|&nodes| sketch::run(nodes))),
         Area::Members => {}
     }
     Ok(Figures { area: area.name(), machine, floor, rows })

@@ -289,31 +289,28 @@ fn a_sketch_is_never_over_and_at_most_a_twentieth_under_what_fits_node_by_node()
     }
 }
 
-/// Demands of several sizes that are given out until none fits: first-fit on the nodes, and by the sketch.
+/// Demands of several sizes, each seen in the next sketch: first-fit on the nodes, and as far as the sketches tell.
 #[test]
 fn several_demands_fill_a_sketch_as_they_fill_the_nodes() {
     for kind in [Fleet::SmallMachines, Fleet::BigNodes, Fleet::Gpus, Fleet::Fragmented, Fleet::Mixed(1500)] {
-        let machines = fleet(kind, 11);
-        let mut room = Room::of(&measure(&machines));
-        let mut nodes: Vec<Resources> = machines.iter().map(left_of).collect();
+        let mut machines = fleet(kind, 11);
         let (mut by_sketch, mut by_nodes) = (0u64, 0u64);
         // Larger ones first, each for a part of what there is room for, so that every size has its turn.
         let mut demands = demands(kind);
         demands.sort_by_key(|demand| std::cmp::Reverse(demand.requests.clone()));
-        for demand in &demands {
-            let part = (exact_room(&machines, demand) / demands.len() as u64) as u32;
-            let given = part.min(room.for_demand(demand));
-            room.take(demand, given);
-            by_sketch += u64::from(given);
-            let asked = with_slot(demand);
-            let mut left = u64::from(part);
-            for (free, (node, ..)) in nodes.iter_mut().zip(&machines).filter(|(_, (node, ..))| admits(node, demand)) {
-                debug_assert!(admits(node, demand));
-                let here = free.fits(&asked).unwrap_or(0).min(left);
-                free.add(&asked, -(here as i64));
+        for (index, demand) in demands.iter().enumerate() {
+            let part = exact_room(&machines, demand).div_ceil((demands.len() - index) as u64);
+            by_nodes += part;
+            let given = part.min(room_for(&measure(&machines), demand));
+            by_sketch += given;
+            let mut left = given;
+            for machine in machines.iter_mut().filter(|(node, ..)| admits(node, demand)) {
+                let here = left_of(machine).fits(&with_slot(demand)).unwrap_or(0).min(left);
+                machine.1.add(&demand.requests, here as i64);
+                machine.2 += here as u32;
                 left -= here;
-                by_nodes += here;
             }
+            assert_eq!(left, 0, "{demand:?} on {kind:?}");
         }
         assert!(by_sketch * 20 >= by_nodes * 19, "{by_sketch} of {by_nodes} on {kind:?}");
     }

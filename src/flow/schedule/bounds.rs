@@ -49,6 +49,11 @@ impl Chosen {
         self.0[kind as usize] == Standing::In
     }
 
+    /// Whether some kind of node admits both.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|standings| standings == (&Standing::In, &Standing::In))
+    }
+
     fn counts(&self, kind: u32) -> bool {
         self.0[kind as usize] != Standing::Out
     }

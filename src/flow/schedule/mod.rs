@@ -26,6 +26,7 @@ mod bounds;
 mod candidates;
 mod divide;
 mod divided;
+mod floating;
 pub mod room;
 mod solver;
 #[cfg(test)]

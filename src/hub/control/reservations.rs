@@ -189,16 +189,8 @@ impl Reservations {
             }
             room.take(demand, u32::try_from(sum).unwrap_or(u32::MAX));
         }
-        // Those that keep apart from their own kind do not from others of the same size.
-        for (demand, replicas) in held.applications.values().flatten().filter(|(demand, _)| keeps_apart(demand)) {
-            room.take(demand, *replicas);
-        }
         room
     }
-}
-
-fn keeps_apart(demand: &Demand) -> bool {
-    !demand.spread.is_empty()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,14 +208,14 @@ impl Held {
             return Change::Nothing;
         }
         let has_less = either(before.to_vec(), reserved.clone()) != summed(&reserved);
-        for (demand, replicas) in before.iter().filter(|(demand, _)| !keeps_apart(demand)) {
+        for (demand, replicas) in before {
             let Some(sum) = self.sums.get_mut(demand) else { continue };
             *sum = sum.saturating_sub(u64::from(*replicas));
             if *sum == 0 {
                 self.sums.remove(demand);
             }
         }
-        for (demand, replicas) in reserved.iter().filter(|(demand, _)| !keeps_apart(demand)) {
+        for (demand, replicas) in &reserved {
             *self.sums.entry(demand.clone()).or_default() += u64::from(*replicas);
         }
         match reserved.is_empty() {

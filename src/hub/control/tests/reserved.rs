@@ -75,17 +75,17 @@ fn a_work_that_its_member_refuses_gives_its_room_back_after_a_minute() {
     assert_eq!(world.shares(&one).get("eu"), Some(&10), "and stays decided");
 }
 
-/// The member may have room again in a moment, and its pods come again in the next.
+/// Its member has room again in the same moment, and wants it back in the next.
 #[test]
 fn a_pod_that_is_gone_is_reserved_anew_as_soon_as_its_agent_says_so() {
     let mut world = World::with(&[("eu", 10)]);
     let one = world.apply("one", 10, divided());
     world.settle();
+    world.agent("eu").objects.values_mut().for_each(|(_, replicas)| *replicas = 6);
+    // Heard, and not stored yet.
+    world.pass(1);
     let two = world.apply("two", 4, divided());
-    world.settle();
-    let agent = world.agent("eu");
-    agent.objects.values_mut().for_each(|(_, replicas)| *replicas = 6);
-    world.settle();
+    world.pass(1);
     assert_eq!((world.shares(&one).get("eu"), world.shares(&two).get("eu")), (Some(&10), None));
 }
 
