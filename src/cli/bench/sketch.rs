@@ -44,9 +44,12 @@ pub fn run(nodes: usize) -> Row {
         ("bytes".to_owned(), json!(proto::Sketch::from(&sketch).encoded_len())),
         ("lost_percent_max".to_owned(), json!((lost * 100.0).round() / 100.0)),
         ("room_us".to_owned(), json!(micros(|| drop(Room::of(&sketch))))),
-        ("for_demand_us".to_owned(), json!(micros(|| {
-            std::hint::black_box(room.for_demand(&demands[1]));
-        }))),
+        (
+            "for_demand_us".to_owned(),
+            json!(micros(|| {
+                std::hint::black_box(room.for_demand(&demands[1]));
+            })),
+        ),
     ])
 }
 
