@@ -151,6 +151,10 @@ impl Index {
         })
     }
 
+    pub fn nodes(&self) -> u64 {
+        self.nodes.len() as u64
+    }
+
     /// `None` until all nodes and all pods were seen once. Of the namespaces, those that are `hosted` come first where
     /// there are more than can be told.
     pub fn sketch(&self, hosted: &BTreeSet<&str>) -> Option<Sketch> {

@@ -24,6 +24,10 @@ const UNDER_WAY_MAX: usize = 32;
 /// Changes of health are gathered this long; what the hub waits for is told at once.
 const REPORT_DELAY_MS: u64 = 100;
 const SKETCH_DELAY_MS: u64 = 200;
+/// Measuring takes longer the more nodes there are: with ten thousand it is put off for a second more.
+const SKETCH_NODES_PER_MS: u64 = 10;
+/// So many are measured whenever a report is due.
+const NODES_AT_ONCE_MAX: u64 = 1000;
 /// Beats without any answer before the stream counts as dead.
 const BEATS_UNHEARD_MAX: u64 = 3;
 /// The hub's refusals that end acting in the member: this identity is no more, or not for this cluster. Under all others
@@ -337,7 +341,8 @@ impl Core {
     }
 
     pub(super) fn sketch_changed(&mut self, now: Now) {
-        self.outbox.sketch_due_at_ms.get_or_insert(now.monotonic_ms + SKETCH_DELAY_MS);
+        let delay = SKETCH_DELAY_MS + self.capacity.nodes() / SKETCH_NODES_PER_MS;
+        self.outbox.sketch_due_at_ms.get_or_insert(now.monotonic_ms + delay);
     }
 
     /// The sketch of now, where it differs from the last one.
@@ -412,6 +417,13 @@ impl Core {
         for application in due {
             if self.outbox.under_way >= UNDER_WAY_MAX {
                 return;
+            }
+            // Many nodes are measured once for many reports.
+            if let Some(at) = self.outbox.sketch_due_at_ms.filter(|at| *at > now.monotonic_ms)
+                && self.capacity.nodes() > NODES_AT_ONCE_MAX
+            {
+                self.outbox.reports.insert(application, at);
+                continue;
             }
             self.outbox.reports.remove(&application);
             let Some(report) = self.report_of(&application) else { continue };

@@ -572,19 +572,56 @@ fn reports_follow_health_and_come_after_the_sketch_that_counts_their_pods() {
     };
     rig.tell(Event::Capacity(Capacity::Pod(pod)));
     rig.pass(1_000);
-    let kinds: Vec<&str> = rig
-        .sent
+    assert_eq!(counted(&rig, 3000), ["sketch", "report"]);
+    assert_eq!(rig.report("app").objects[0].health, Health::Progressing);
+}
+
+/// Measuring ten thousand nodes takes a while: it is done less often, and the reports wait for it.
+#[test]
+fn where_nodes_are_many_they_are_measured_once_for_many_reports() {
+    use crate::{
+        agent::cluster::Capacity,
+        model::{NodeFacts, PodFacts, Resources},
+    };
+    let mut rig = running();
+    let allocatable = Resources::of([("cpu", 1), ("pods", 10)]);
+    let node = |n: usize| NodeFacts {
+        name: format!("n{n}"),
+        allocatable: allocatable.clone(),
+        schedulable: true,
+        ..NodeFacts::default()
+    };
+    rig.tell(Event::Capacity(Capacity::NodesReset((0..3000).map(node).collect())));
+    rig.tell(Event::Capacity(Capacity::PodsReset(vec![])));
+    rig.pass(1_000);
+    rig.sent.clear();
+    let pod = PodFacts {
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        node: "n1".into(),
+        requests: Resources::of([("cpu", 1)]),
+        workload: Some(deployment("web")),
+        ..PodFacts::default()
+    };
+    rig.tell(Event::Capacity(Capacity::Pod(pod)));
+    rig.pass(450);
+    assert!(counted(&rig, 2999).is_empty(), "three thousand nodes wait 300 ms longer");
+    rig.pass(200);
+    assert_eq!(counted(&rig, 2999), ["sketch", "report"]);
+}
+
+/// Sketches with so much CPU, and reports with one pod, in the order in which they were sent.
+fn counted(rig: &Rig, cpu: i64) -> Vec<&'static str> {
+    rig.sent
         .iter()
         .filter_map(|message| match message {
-            ToHub::Sketch(sketch) if sketch.free.get("cpu") == 3000 => Some("sketch"),
+            ToHub::Sketch(sketch) if sketch.free.get("cpu") == cpu => Some("sketch"),
             ToHub::Report(report) if report.components[0].replicas.is_some_and(|count| count.bound == 1) => {
                 Some("report")
             }
             _ => None,
         })
-        .collect();
-    assert_eq!(kinds, ["sketch", "report"]);
-    assert_eq!(rig.report("app").objects[0].health, Health::Progressing);
+        .collect()
 }
 
 #[test]
