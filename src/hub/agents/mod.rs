@@ -45,7 +45,7 @@ mod stream;
 
 const ATTEMPTS_MAX: usize = 8;
 /// How long an agent waits for this replica to be as far as the others are; then it may find another one faster.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 const CATCH_UP_POLL: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]
@@ -195,16 +195,10 @@ impl Agents {
     }
 
     fn rule(&self, session: u64, ruling: Ruling) {
-        let (reason, message) = match ruling {
-            Ruling::Granted => return self.mail(session, Mail::Admitted),
-            Ruling::Superseded => ("Superseded", "another stream of the same agent acts instead"),
-            Ruling::Frozen => {
-                let message = "two agents used this identity at once; a person decides which one goes on";
-                warn!(session, "two holders of one identity: frozen");
-                ("IdentityFrozen", message)
-            }
-        };
-        self.mail(session, Mail::Refused(refuse(reason, message)));
+        if ruling == Ruling::Frozen {
+            warn!(session, "two holders of one identity: frozen");
+        }
+        self.mail(session, refusal(ruling).map_or(Mail::Admitted, Mail::Refused));
     }
 
     /// When the works here are as the store is now: what an agent is sent is never older than what another replica has
@@ -226,7 +220,7 @@ impl Agents {
         };
         match tokio::time::timeout(CATCH_UP_TIMEOUT, reached).await {
             Ok(revision) => Mail::CaughtUp(revision),
-            Err(_) => Mail::Refused(refuse("Unavailable", "this replica of the hub is behind; try another")),
+            Err(_) => Mail::Refused(behind()),
         }
     }
 
@@ -322,8 +316,26 @@ impl proto::agents_server::Agents for Agents {
     }
 }
 
-fn cut_off() -> Refuse {
+/// What a stream is told that may not act.
+pub fn refusal(ruling: Ruling) -> Option<Refuse> {
+    match ruling {
+        Ruling::Granted => None,
+        Ruling::Superseded => Some(refuse("Superseded", "another stream of the same agent acts instead")),
+        Ruling::Frozen => {
+            let message = "two agents used this identity at once; a person decides which one goes on";
+            Some(refuse("IdentityFrozen", message))
+        }
+    }
+}
+
+/// What a stream is told where this replica hears of no leader.
+pub fn cut_off() -> Refuse {
     refuse("Unavailable", "this replica of the hub hears of no leader; try another")
+}
+
+/// What a stream is told that has waited [`CATCH_UP_TIMEOUT`].
+pub fn behind() -> Refuse {
+    refuse("Unavailable", "this replica of the hub is behind; try another")
 }
 
 fn refuse(reason: &str, message: &str) -> Refuse {

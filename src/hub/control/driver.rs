@@ -16,23 +16,24 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Controller, Effect, Event, Settings};
+use super::{
+    Settings,
+    turn::{Effect, Event, LEADER, Turn, take_over},
+};
 use crate::{
     hub::{
         desk::{
             Reception,
-            leader::{self, Desk, Line},
+            leader::{self, Line},
             reception::Word,
         },
         feed,
     },
     model::{Now, Timestamp, Uid},
-    store::{Error, Key, Operation, Outcome, Revision, Store, Transaction, raft::Leadership},
+    store::{Error, Key, Outcome, Revision, Store, raft::Leadership},
     wire::FromDesk,
 };
 
-/// Who leads: its key is compared in every transaction of the controllers.
-pub(in crate::hub) const LEADER: &str = "/hanse/internal/leader";
 /// Words of replicas taken in one go before the store is listened to again.
 const BURST: usize = 64;
 /// After the store said no, or another process took the lead from one that still believes to have it.
@@ -95,51 +96,45 @@ async fn lead(store: &Arc<dyn Store>, settings: &Settings, reception: &Reception
     let leader = take_the_lead(&**store).await?;
     let mut feed = feed::follow(store.clone(), "/hanse/");
     let mut opened = reception.open();
-    let mut turn = Turn {
+    let mut shell = Shell {
         store,
-        controller: Controller::new(Settings { leader: Some(leader), ..settings.clone() }),
-        desk: Desk::default(),
+        turn: Turn::new(settings, leader),
         lines: BTreeMap::new(),
-        settled: 0,
         commits: FuturesUnordered::new(),
         started: Instant::now(),
     };
     let mut words = Vec::with_capacity(BURST);
     loop {
         // Before the store is known, what agents say would be said to nobody.
-        let ready = turn.controller.is_ready();
-        let deadline = turn.controller.deadline().map_or(turn.desk.deadline(), |at| at.min(turn.desk.deadline()));
-        let tick = tokio::time::sleep_until((turn.started + Duration::from_millis(deadline)).into());
+        let ready = shell.turn.is_ready();
+        let tick = tokio::time::sleep_until((shell.started + Duration::from_millis(shell.turn.deadline())).into());
         let goes_on = tokio::select! {
-            Some((id, outcome)) = turn.commits.next() => turn.control(Event::Done { id, outcome }).await,
+            Some((id, outcome)) = shell.commits.next() => shell.step(Event::Done { id, outcome }).await,
             told = feed.next() => match told {
-                Some(told) => turn.control(Event::Store(told?)).await,
+                Some(told) => shell.step(Event::Store(told?)).await,
                 None => return Err(Error::Closed("its feed has ended".into())),
             },
-            _ = opened.words.recv_many(&mut words, BURST), if ready => turn.hear(&mut words).await,
-            () = tick, if ready => turn.tick().await,
+            _ = opened.words.recv_many(&mut words, BURST), if ready => shell.hear(&mut words).await,
+            () = tick, if ready => shell.step(Event::Tick).await,
         };
         if !goes_on {
             return Ok(());
         }
-        turn.settle();
     }
 }
 
 type Commit = futures::future::BoxFuture<'static, (u64, Result<Outcome, Error>)>;
 
 /// What lives as long as one turn at leading.
-struct Turn<'a> {
+struct Shell<'a> {
     store: &'a Arc<dyn Store>,
-    controller: Controller,
-    desk: Desk,
+    turn: Turn,
     lines: BTreeMap<Line, mpsc::Sender<FromDesk>>,
-    settled: u64,
     commits: FuturesUnordered<Commit>,
     started: Instant,
 }
 
-impl Turn<'_> {
+impl Shell<'_> {
     fn now(&self, at: Instant) -> Now {
         let elapsed = at.saturating_duration_since(self.started);
         Now {
@@ -162,29 +157,30 @@ impl Turn<'_> {
                     (Instant::now(), leader::Event::Closed(line))
                 }
             };
-            if !self.desk(at, event).await {
+            let heard = self.now(at);
+            if !self.step(Event::Desk { heard, event }).await {
                 return false;
             }
         }
         true
     }
 
-    async fn tick(&mut self) -> bool {
-        self.desk(Instant::now(), leader::Event::Tick).await && self.control(Event::Tick).await
-    }
-
-    async fn desk(&mut self, at: Instant, event: leader::Event) -> bool {
-        for effect in self.desk.step(self.now(at), event) {
-            let goes_on = match effect {
-                leader::Effect::Tell(line, told) => {
-                    self.tell(line, told);
-                    true
+    /// False where another process leads.
+    async fn step(&mut self, event: Event) -> bool {
+        for effect in self.turn.step(self.now(Instant::now()), event) {
+            match effect {
+                Effect::Commit { id, transaction } => {
+                    let store = self.store.clone();
+                    self.commits.push(Box::pin(async move { (id, store.commit(transaction).await) }));
                 }
-                leader::Effect::HandOn(from) => self.control(Event::Agent(from)).await,
-                leader::Effect::Note(note) => self.control(Event::Note(note)).await,
-            };
-            if !goes_on {
-                return false;
+                Effect::Compact(revision) => {
+                    if let Err(error) = self.store.compact(revision).await {
+                        tracing::warn!(%error, revision, "the store's history cannot be compacted");
+                    }
+                }
+                Effect::Tell(line, told) => self.tell(line, told),
+                Effect::Fault(fault) => tracing::error!(fault, "control"),
+                Effect::StepDown => return false,
             }
         }
         true
@@ -196,53 +192,13 @@ impl Turn<'_> {
             self.lines.remove(&line);
         }
     }
-
-    fn settle(&mut self) {
-        let settled = self.controller.settled();
-        if settled != self.settled {
-            self.settled = settled;
-            let now = self.now(Instant::now());
-            for effect in self.desk.step(now, leader::Event::Settled(settled)) {
-                if let leader::Effect::Tell(line, told) = effect {
-                    self.tell(line, told);
-                }
-            }
-        }
-    }
-
-    /// False where another process leads.
-    async fn control(&mut self, event: Event) -> bool {
-        for effect in self.controller.step(self.now(Instant::now()), event) {
-            match effect {
-                Effect::Commit { id, transaction } => {
-                    let store = self.store.clone();
-                    self.commits.push(Box::pin(async move { (id, store.commit(transaction).await) }));
-                }
-                Effect::Compact(revision) => {
-                    if let Err(error) = self.store.compact(revision).await {
-                        tracing::warn!(%error, revision, "the store's history cannot be compacted");
-                    }
-                }
-                Effect::Fault(fault) => tracing::error!(fault, "control"),
-                Effect::StepDown => return false,
-            }
-        }
-        true
-    }
 }
 
-/// Writes the leader's key, one term on: whoever led before can no longer write.
 async fn take_the_lead(store: &dyn Store) -> Result<(Key, Revision), Error> {
     let key = Key::new(LEADER);
     loop {
         let known = store.get(&key).await?;
-        let term =
-            known.as_ref().and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok()).unwrap_or(0);
-        let transaction = Transaction {
-            compares: vec![super::lanes::unchanged(key.clone(), known.map(|entry| entry.modified))],
-            operations: vec![Operation::Put(key.clone(), (term + 1).to_string().into())],
-        };
-        if let Outcome::Committed(revision) = store.commit(transaction).await? {
+        if let Outcome::Committed(revision) = store.commit(take_over(known.as_ref())).await? {
             return Ok((key, revision));
         }
     }

@@ -13,9 +13,9 @@ use std::{
     sync::Arc,
 };
 
-#[cfg(test)]
-pub(super) use self::driver::LEADER;
 pub use self::driver::{Beats, run};
+#[cfg(test)]
+pub use self::turn::LEADER;
 use self::{
     applications::{Due, RenderFaults},
     brake::Brake,
@@ -49,6 +49,7 @@ mod outbox;
 mod reservations;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 
 /// Asked of [`Controller::step`].
 #[derive(Debug, Clone, PartialEq)]
