@@ -23,8 +23,9 @@ torture: prerequisites ## Kill, stop, cut off and starve real replicas a thousan
 	@e2e/tools/build.sh >/dev/null
 	KILLS=$(or $(KILLS),1000) cargo test --locked --test e2e faults::rule_07_a_thousand_kills -- --exact --ignored --nocapture
 
-sim: prerequisites ## Simulate groups of replicas under faults for long (SEEDS=…), and print how many and how fast
-	SEEDS=$(or $(SEEDS),100000) cargo test --release --locked --lib sim::replicas::tests::long -- --exact --ignored --nocapture
+sim: prerequisites ## Simulate groups of replicas, and whole federations, under faults for long (SEEDS=…), and print how many and how fast
+	SEEDS=$(or $(SEEDS),100000) cargo test --release --locked --lib -- --exact --ignored --nocapture --test-threads=1 \
+		sim::replicas::tests::long sim::story::tests::long
 
 check: prerequisites ## The quick loop: everything that needs no control plane
 	cargo test --locked --lib

@@ -15,7 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     ("hub", &["flow", "kinds", "model", "store", "wire"]),
     ("agent", &["flow", "kinds", "model", "wire"]),
-    ("sim", &["agent", "flow", "hub", "kinds", "model", "store"]),
+    ("sim", &["agent", "flow", "hub", "kinds", "model", "store", "wire"]),
     ("cli", &["agent", "flow", "hub", "kinds", "model", "store", "wire"]),
 ];
 

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     agent::{cluster::OWNER_LABEL, ledger::Write},
-    hub::{keys, slices::Slices},
+    hub::{control, keys, records::Record, slices::Slices},
     kinds,
     model::{Digest, ObjectRef, Resources, Uid, Work, pointer, quantity::PODS, work::Manifest},
-    store::{Change, Key, mvcc::Mvcc, object},
+    store::{Change, Key, Operation, Revision, Transaction, mvcc::Mvcc, object, raft::ReplicaId},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,27 @@ pub struct Checker {
     shapes: BTreeMap<Digest, Shape>,
     /// Works or rooms changed since rule 6 was checked.
     unchecked: bool,
+    /// Every turn at leading.
+    pub turns: BTreeMap<u64, Reign>,
+    /// The turn whose transaction is looked at.
+    pub deciding: Option<u64>,
+    /// When each cluster's agent was last heard by any replica.
+    heard: BTreeMap<Uid, u64>,
+    /// Clusters that are stored as silent.
+    silent: BTreeSet<Key>,
+    /// Every Application is divided by room.
+    pub divided_only: bool,
+}
+
+/// One turn at leading.
+#[derive(Debug)]
+pub struct Reign {
+    pub replica: ReplicaId,
+    /// When the leader's key was written, as a revision of the store.
+    pub key: Revision,
+    pub began_ms: u64,
+    /// Clusters of which it has a sketch, and whose agents have spoken since it began.
+    pub fresh: BTreeSet<Uid>,
 }
 
 /// What a manifest asks of a cluster.
@@ -100,7 +121,61 @@ impl Checker {
         }
     }
 
+    /// An agent spoke to a replica.
+    pub fn heard(&mut self, now_ms: u64, cluster: &Uid) {
+        self.heard.insert(cluster.clone(), now_ms);
+    }
+
+    /// The leader was told of a cluster's sketch. It is fresh if the agent has spoken since the turn began, or if its
+    /// stream was told to no leader before.
+    pub fn sketch_told(&mut self, turn: u64, cluster: &Uid, stream_is_new: bool) {
+        let heard_ms = self.heard.get(cluster).copied().unwrap_or_default();
+        let fresh = |reign: &&mut Reign| stream_is_new || heard_ms >= reign.began_ms;
+        if let Some(reign) = self.turns.get_mut(&turn).filter(fresh) {
+            reign.fresh.insert(cluster.clone());
+        }
+    }
+
+    /// A turn wants to write, so many milliseconds after it began by its own clock. Rule 4: it gives every cluster a fresh
+    /// term of grace.
+    pub fn proposed(&mut self, now_ms: u64, turn: u64, age_ms: u64, transaction: &Transaction) {
+        if age_ms >= control::Settings::default().grace_ms {
+            return;
+        }
+        let clusters = keys::prefix(&kinds::CLUSTER, None);
+        for operation in &transaction.operations {
+            let Operation::Put(key, value) = operation else { continue };
+            let is_cluster = key.as_str().starts_with(&clusters);
+            if is_cluster && !self.silent.contains(key) && object::decode(value).is_ok_and(|value| is_silent(&value)) {
+                let replica = self.turns.get(&turn).map_or(0, |reign| reign.replica);
+                let what = format!("replica {replica} calls {key} silent {age_ms} ms after it began to lead");
+                self.violate(now_ms, 4, what);
+            }
+        }
+    }
+
+    /// Rule 6: a new leader decides on no cluster before its agent has been heard anew.
+    fn rise(&mut self, now_ms: u64, old: Option<&Work>, new: &Work) {
+        let Some(reign) = self.deciding.and_then(|turn| self.turns.get(&turn)) else { return };
+        let total = |work: &Work| work.manifests.iter().map(|manifest| self.replicas(manifest)).sum::<u32>();
+        let (before, after) = (old.map_or(0, total), total(new));
+        // What is given in full to each place is given to one that has it already, whatever its room.
+        let concerns = self.divided_only || old.is_none_or(Work::is_removal);
+        if concerns && after > before && !reign.fresh.contains(&new.cluster) {
+            let (application, cluster, replica) = (&new.application, &new.cluster, reign.replica);
+            let what = format!(
+                "{application} in {cluster}: {before} became {after} by replica {replica}, which had not heard of its agent"
+            );
+            self.violate(now_ms, 6, what);
+        }
+    }
+
     fn cluster_changed(&mut self, author: Author, change: &Change) {
+        if read(&change.current).is_some_and(|value| is_silent(&value)) {
+            self.silent.insert(change.key.clone());
+        } else {
+            self.silent.remove(&change.key);
+        }
         let deleting = |value: &Value| value["metadata"].get("deletionTimestamp").is_some();
         let gone = read(&change.current).is_none_or(|value| deleting(&value));
         if author == Author::Person
@@ -192,6 +267,7 @@ impl Checker {
             }
             self.ordered.insert((cluster.clone(), application.clone(), removal.object.clone()));
         }
+        self.rise(now_ms, old, work);
         let Some(old) = old else { return };
         for manifest in &old.manifests {
             let kept = work.manifests.iter().any(|new| new.object == manifest.object)
@@ -421,6 +497,12 @@ impl World {
                 }
             }
         }
+        if let Some(why) = self.group.restless() {
+            found.push((7, format!("the replicas do not come to rest: {why}")));
+        }
+        self.group.check_states();
+        found.extend(self.group.check.violations.drain(..).map(|violation| (7, violation.to_string())));
+        found.extend(self.untold().into_iter().map(|what| (15, what)));
         let clusters = self.objects(&kinds::CLUSTER);
         for application in self.objects(&kinds::APPLICATION) {
             if application["metadata"].get("deletionTimestamp").is_some() {
@@ -432,6 +514,32 @@ impl World {
         for (rule, what) in found {
             self.check.violate(now_ms, rule, what);
         }
+    }
+
+    /// What the hub does not know, though it was told.
+    fn untold(&self) -> Vec<String> {
+        let mut untold = Vec::new();
+        for site in self.sites() {
+            let Some(cluster) = self.object(&kinds::CLUSTER, "", &site.name) else { continue };
+            if cluster["metadata"]["uid"] != site.cluster.0 || self.check.has_departed(&site.cluster) {
+                continue;
+            }
+            if is_silent(&cluster) {
+                untold.push(format!("{} speaks, and is called silent", site.name));
+            }
+            for work in self.check.works().values().filter(|work| work.cluster == site.cluster) {
+                let application = work.application_uid.clone();
+                let key = Record::Report { cluster: site.cluster.clone(), application }.key();
+                let report = self.store().get(&key).and_then(|entry| object::decode(&entry.value).ok());
+                let reported = report.as_ref().and_then(|report| report["generation"].as_u64());
+                if reported != Some(work.generation) {
+                    let (name, application, generation) = (&site.name, &work.application, work.generation);
+                    let what = "the last report that the hub has";
+                    untold.push(format!("{name}: {what} of {application} is on {reported:?} of {generation}"));
+                }
+            }
+        }
+        untold
     }
 
     /// Rule 6, for fleets where only what the hub divided runs.
@@ -450,8 +558,13 @@ impl World {
     /// Rule 13: lets `ms` pass in which nothing may be written, by the hub or in a member.
     pub fn check_silence(&mut self, ms: u64) {
         let counts = |world: &Self| world.sites().iter().map(|site| site.member.counts()).collect::<Vec<_>>();
-        let (writes, members) = (self.check.hub_writes, counts(self));
+        let (writes, members, log) = (self.check.hub_writes, counts(self), self.group.check.entries());
         self.run_for(ms);
+        // Forgetting history follows the writes after a while.
+        if self.group.check.entries() > log {
+            let what = format!("{} log entries when nothing changed", self.group.check.entries() - log);
+            self.check.violate(self.now_ms(), 13, what);
+        }
         let now_ms = self.now_ms();
         if self.check.hub_writes > writes {
             let what = format!("the hub wrote {} times when nothing changed", self.check.hub_writes - writes);
@@ -490,6 +603,12 @@ fn located(work: &Work, object: &ObjectRef) -> ObjectRef {
 fn is_owned(sites: &[Site], work: &Work, object: &ObjectRef) -> bool {
     let site = sites.iter().find(|site| site.cluster == work.cluster);
     site.is_some_and(|site| site.member.owner(&located(work, object)) == Some(&work.application_uid.0))
+}
+
+/// Whether a Cluster's status says that nothing is heard of it.
+fn is_silent(cluster: &Value) -> bool {
+    let mut conditions = cluster["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["reason"] == "AgentSilent")
 }
 
 fn read(entry: &Option<crate::store::Entry>) -> Option<Value> {

@@ -2,13 +2,13 @@
 //!
 //! Each mutant changes what passes between two honest parts, as a faulty part would.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use serde_json::Value;
 
 use crate::{
     agent::ledger::Entry,
-    hub::control::FromAgent,
+    hub::control::{FromAgent, turn::LEADER},
     model::{Resources, Uid, protocol::ToHub},
     store::{Operation, Transaction, object},
 };
@@ -37,22 +37,37 @@ pub enum Mutant {
     HubWritesSpec,
     /// The hub says no without its reasons, but for the first.
     RefusalsUntold,
+    /// Whoever led before goes on writing: the leader's key is not compared.
+    LeaderKeyUncompared,
+    /// A new leader calls clusters silent at once.
+    GraceNotFresh,
+    /// A replica tells a new leader what agents said before it, as if they said it now.
+    DeadStreamsSpeak,
+    /// A replica that is behind tells an agent that what it has is current.
+    StaleServed,
+    /// A replica goes on telling whoever led first, and nobody notices.
+    OldDeskForever,
 }
 
 impl Mutant {
-    /// Each with the number of seeds within which it must be found.
-    pub const ALL: [(Self, u64); 11] = [
-        (Self::AbsentIsDeleted, 10),
-        (Self::StaleAccepted, 60),
-        (Self::RemovalFirst, 20),
-        (Self::RemovalsConfirmedUnseen, 60),
-        (Self::LedgerForgets, 20),
-        (Self::OwnershipIgnored, 40),
-        (Self::RepairsForever, 10),
-        (Self::ReservationsIgnored, 60),
-        (Self::SilenceEvicts, 10),
-        (Self::HubWritesSpec, 10),
-        (Self::RefusalsUntold, 10),
+    /// Each with the seeds among which it must be found; those before are known to miss it, and cost time.
+    pub const ALL: [(Self, RangeInclusive<u64>); 16] = [
+        (Self::AbsentIsDeleted, 1..=10),
+        (Self::StaleAccepted, 3..=62),
+        (Self::RemovalFirst, 1..=20),
+        (Self::RemovalsConfirmedUnseen, 20..=79),
+        (Self::LedgerForgets, 1..=20),
+        (Self::OwnershipIgnored, 16..=55),
+        (Self::RepairsForever, 1..=10),
+        (Self::ReservationsIgnored, 1..=60),
+        (Self::SilenceEvicts, 3..=12),
+        (Self::HubWritesSpec, 1..=10),
+        (Self::RefusalsUntold, 1..=10),
+        (Self::LeaderKeyUncompared, 14..=73),
+        (Self::GraceNotFresh, 1..=60),
+        (Self::DeadStreamsSpeak, 6..=65),
+        (Self::StaleServed, 1..=60),
+        (Self::OldDeskForever, 1..=60),
     ];
 
     pub(super) fn on_the_way_up(self, message: ToHub, ledger: &BTreeMap<Uid, Entry>) -> ToHub {
@@ -84,6 +99,9 @@ impl Mutant {
 
     /// What the hub writes of Applications, changed.
     pub(super) fn on_commit(self, mut transaction: Transaction) -> Transaction {
+        if self == Self::LeaderKeyUncompared {
+            transaction.compares.retain(|compare| compare.key().as_str() != LEADER);
+        }
         for operation in &mut transaction.operations {
             let Operation::Put(key, value) = operation else { continue };
             if !key.as_str().contains("/applications/") {

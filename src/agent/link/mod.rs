@@ -88,7 +88,7 @@ async fn run(config: Config, identity: Identity, events: mpsc::Sender<LinkEvent>
 
 /// What the hub says first, each agent in an order of its own, so that those of a replica that is gone spread over all
 /// others; then what the agent was started with, which may be reachable where those are not.
-fn addresses(said: &[String], given: &[String], seed: u64) -> Vec<String> {
+pub fn addresses(said: &[String], given: &[String], seed: u64) -> Vec<String> {
     let plain = |url: &String| url.trim_end_matches('/').to_owned();
     let mut urls: Vec<String> = said.iter().map(plain).collect();
     urls.sort_by_key(|url| Digest::of(format!("{seed} {url}").as_bytes()));

@@ -52,8 +52,9 @@ pub struct Answers {
     floor: Revision,
     /// What each key held, in order of revisions.
     versions: BTreeMap<Key, Vec<(Revision, Option<Bytes>)>>,
-    /// By revision, beginning with 1: the command that made it.
+    /// By revision, after `base`: the command that made it.
     commands: Vec<Bytes>,
+    base: Revision,
     /// The revisions of the writes with a number in them.
     written: BTreeMap<u64, Revision>,
     /// Revisions of commands without a number, that somebody was told of.
@@ -101,8 +102,18 @@ impl Answers {
         self.claimed.get(&revision).copied()
     }
 
+    /// All that follows this revision will be told.
+    pub fn after(base: Revision) -> Self {
+        Self { base, floor: base, ..Self::default() }
+    }
+
+    /// The command that made this revision.
+    pub fn command(&self, revision: Revision) -> Option<&Bytes> {
+        self.commands.get(revision.checked_sub(self.base + 1)? as usize)
+    }
+
     fn now(&self) -> Revision {
-        self.commands.len() as Revision
+        self.base + self.commands.len() as Revision
     }
 
     /// What the key held as of a revision, with when that was written and overwritten.
@@ -161,7 +172,7 @@ impl Answers {
     }
 
     fn committed_truly(&mut self, number: u64, asked: &Asked, revision: Revision) -> Option<String> {
-        let at = self.commands.get((revision as usize).wrapping_sub(1));
+        let at = self.command(revision);
         let is_there = match asked.kind {
             Kind::Put | Kind::Swap { .. } | Kind::Many => self.written.get(&number) == Some(&revision),
             _ => {

@@ -53,6 +53,7 @@ pub struct Checker {
     members_before: BTreeMap<ReplicaId, bool>,
     /// Index of the last change of members.
     last_change: u64,
+    compactions: u64,
     /// Its state was changed behind its back.
     pub differing: Option<ReplicaId>,
 }
@@ -102,9 +103,11 @@ fn voters(members: &BTreeMap<ReplicaId, bool>) -> Vec<ReplicaId> {
 }
 
 impl Checker {
-    pub fn new(founding: &Checkpoint) -> Self {
+    /// `state` is what the founding checkpoint holds.
+    pub fn new(founding: &Checkpoint, state: Mvcc) -> Self {
         let members = founding.voters.iter().map(|id| (*id, false)).collect();
-        Self { base: founding.index, members, ..Self::default() }
+        let answers = Answers::after(state.revision());
+        Self { base: founding.index, members, state, answers, ..Self::default() }
     }
 
     pub fn violate(&mut self, at_us: u64, what: String) {
@@ -123,6 +126,11 @@ impl Checker {
     /// Index of the last entry that was committed.
     pub fn last(&self) -> u64 {
         self.base + self.log.len() as u64
+    }
+
+    /// Entries that were committed, but for those that only forget history.
+    pub fn entries(&self) -> u64 {
+        self.log.len() as u64 - self.compactions
     }
 
     /// As of the last entry that was committed; true for learners.
@@ -344,11 +352,13 @@ impl Checker {
 
     fn commit(&mut self, now_us: u64, entry: LogEntry) {
         let before = self.state.revision();
-        if entry.kind == Kind::Command
-            && let Ok(Command::Commit(transaction)) = Command::decode(&entry.data)
-        {
-            // What breaks a limit changes nothing, on every replica alike.
-            let _refused = self.state.commit(transaction);
+        if entry.kind == Kind::Command {
+            match Command::decode(&entry.data) {
+                // What breaks a limit changes nothing, on every replica alike.
+                Ok(Command::Commit(transaction)) => drop(self.state.commit(transaction)),
+                Ok(Command::Compact(_)) => self.compactions += 1,
+                Err(_) => {}
+            }
         }
         let revision = self.state.revision();
         if revision > before

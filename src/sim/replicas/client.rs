@@ -10,7 +10,7 @@ use super::{
     Happening, World,
     answers::Kind,
     plant::Plant,
-    shell::{Reply, Request},
+    shell::{Asker, Reply, Request},
 };
 use crate::store::{Compare, Error, Key, Operation, Outcome, Revision, Transaction, command::Command, raft::ReplicaId};
 
@@ -73,7 +73,7 @@ impl World {
         self.clients[client].pending = Some((number, keys));
         let delay_us = self.chance.between(50, 400);
         if !self.chance.happens(self.weather.replies_lost_permille) {
-            self.after(delay_us, Happening::Request { to: home, client, number, request });
+            self.after(delay_us, Happening::Request { to: home, client: Asker::Client(client), number, request });
         }
         self.after(PATIENCE_US, Happening::GiveUp { client, number });
     }

@@ -50,8 +50,9 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn holding(ballot: Ballot, checkpoint: Checkpoint) -> Self {
-        Self { ballot, synced: Image { checkpoint, ..Image::default() }, ..Self::default() }
+    pub fn holding(ballot: Ballot, checkpoint: Checkpoint, rows: Vec<Entry>) -> Self {
+        let rows = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+        Self { ballot, synced: Image { checkpoint, rows, ..Image::default() }, ..Self::default() }
     }
 
     /// How long one sync takes.

@@ -18,6 +18,7 @@ mod history;
 mod network;
 mod node;
 mod operator;
+pub mod outside;
 pub mod plant;
 mod queue;
 mod shell;
@@ -37,15 +38,17 @@ use self::{
     fetch::Piece,
     network::Network,
     node::{Clock, Node},
+    outside::{Founding, Told},
     plant::Plant,
     queue::Queue,
-    shell::{Reply, Request},
+    shell::{Asker, Reply, Request},
 };
 use super::chance::Chance;
 use crate::{
     model::Uid,
     store::{
-        Key, Options, Outcome,
+        Entry, Key, Options, Outcome,
+        mvcc::Mvcc,
         raft::{
             Message, Refusal, ReplicaId, SnapshotId,
             core::{Event, Reads, Settings as CoreSettings, Timing},
@@ -83,6 +86,12 @@ pub struct World {
     sequence: u64,
     /// Clients ask for nothing more.
     quiet: bool,
+    /// For the world around this one.
+    told: Vec<Told>,
+    reads: Reads,
+    /// How many times as slow as elsewhere faults come and go.
+    tempo: u64,
+    incarnation: Uid,
     logger: slog::Logger,
 }
 
@@ -98,8 +107,8 @@ enum Happening {
     AskPiece { id: ReplicaId, life: u64, to: ReplicaId, number: u64, snapshot: SnapshotId, after: Option<Key> },
     Piece { id: ReplicaId, life: u64, number: u64, piece: Piece },
     PieceLate { id: ReplicaId, life: u64, number: u64 },
-    Request { to: ReplicaId, client: usize, number: u64, request: Request },
-    WriteAgain { id: ReplicaId, life: u64, client: usize, number: u64, command: Bytes, attempts: u32 },
+    Request { to: ReplicaId, client: Asker, number: u64, request: Request },
+    WriteAgain { id: ReplicaId, life: u64, client: Asker, number: u64, command: Bytes, attempts: u32 },
     Forward { id: ReplicaId, life: u64, ticket: u64, to: ReplicaId, command: Bytes },
     ForwardAnswer { id: ReplicaId, life: u64, ticket: u64, answer: Result<Outcome, Refusal> },
     ForwardLate { id: ReplicaId, life: u64, ticket: u64 },
@@ -145,52 +154,84 @@ impl World {
     /// Replicas that have just been founded, and nobody who asks anything of them yet.
     pub fn new(settings: Settings) -> Self {
         let mut chance = Chance::new(settings.seed);
-        let target = *chance.pick(&[1, 3, 3, 3, 3, 3, 3, 5]).unwrap_or(&3);
+        let replicas = *chance.pick(&[1, 3, 3, 3, 3, 3, 3, 5]).unwrap_or(&3);
         let timing = match chance.between(0, 5) {
             0 => Timing::default(),
             1 => Timing { tick_ms: 15, heartbeat_ticks: 2, election_ticks: 8..16 },
             _ => Timing { tick_ms: 30, heartbeat_ticks: 1, election_ticks: 4..9 },
         };
-        let voters: Vec<ReplicaId> = (1..=target as u64).collect();
-        let founding = Checkpoint { index: 1, term: 1, voters: voters.clone(), ..Checkpoint::default() };
+        let founding = Founding {
+            replicas,
+            timing,
+            reads: Founding::reads(settings.seed),
+            history_revisions_max: *chance.pick(&[8, 30, 1000]).unwrap_or(&30),
+            incarnation: Uid::from("incarnation"),
+            ..Founding::default()
+        };
+        let mut world = Self::found(settings, chance, founding);
+        world.draw_weather();
+        world.start_all();
+        world
+    }
+
+    fn found(settings: Settings, chance: Chance, founding: Founding) -> Self {
+        let voters: Vec<ReplicaId> = (1..=founding.replicas as u64).collect();
+        let rows: Vec<Entry> = founding.state.entries().collect();
+        let state = Mvcc::restore(founding.state.revision(), rows.clone());
+        let checkpoint = Checkpoint {
+            index: 1,
+            term: 1,
+            voters: voters.clone(),
+            revision: state.revision(),
+            hash: state.compacted_hash(),
+            ..Checkpoint::default()
+        };
         let mut world = Self {
             settings,
-            check: Checker::new(&founding),
+            check: Checker::new(&checkpoint, state),
             trace: Trace { verbose: settings.verbose, ..Trace::default() },
-            now_us: 0,
+            now_us: founding.now_us,
             queue: Queue::default(),
             nodes: BTreeMap::new(),
             network: Network::default(),
             clients: Vec::new(),
             weather: Weather::default(),
-            timing,
-            history_revisions_max: *chance.pick(&[8, 30, 1000]).unwrap_or(&30),
-            target,
-            next_id: target as u64 + 1,
+            timing: founding.timing,
+            history_revisions_max: founding.history_revisions_max,
+            target: founding.replicas,
+            next_id: founding.replicas as u64 + 1,
             sequence: 0,
             quiet: false,
+            told: Vec::new(),
+            reads: founding.reads,
+            tempo: founding.tempo,
+            incarnation: founding.incarnation,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
             chance,
         };
-        world.draw_weather();
         for id in voters {
             let clock = Clock::new(world.chance.between(0, 1 << 30));
-            let disk = Disk::holding(Ballot { term: 1, vote: 0 }, founding.clone());
+            let disk = Disk::holding(Ballot { term: 1, vote: 0 }, checkpoint.clone(), rows.clone());
             let mut node = Node::new(id, disk, clock);
             node.joined = true;
             world.nodes.insert(id, node);
-            world.start(id);
         }
         world
+    }
+
+    fn start_all(&mut self) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.start(id);
+        }
     }
 
     fn core_settings(&self, id: ReplicaId, seed: u64) -> CoreSettings {
         CoreSettings {
             id,
             seed,
-            incarnation: Uid::from("incarnation"),
+            incarnation: self.incarnation.clone(),
             timing: self.timing.clone(),
-            reads: Reads::Index,
+            reads: self.reads,
             options: Options { history_revisions_max: self.history_revisions_max, ..Options::default() },
             logger: self.logger.clone(),
         }

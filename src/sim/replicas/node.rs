@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Happening, World, disk::Disk, fetch::Fetching, plant::Plant, shell::Ticket};
+use super::{Happening, World, disk::Disk, fetch::Fetching, outside::Told, plant::Plant, shell::Ticket};
 use crate::store::raft::{
     Body, ReplicaId,
     core::{Core, Effect, Event, Reads},
@@ -60,7 +60,7 @@ impl Clock {
     }
 
     /// When in the world's time it shows `us`.
-    fn when(&self, us: u64) -> u64 {
+    pub fn when(&self, us: u64) -> u64 {
         self.since_us + us.saturating_sub(self.base_us) * 1000 / self.rate_permille + 1
     }
 }
@@ -133,6 +133,8 @@ impl World {
                 self.trace.line(now_us, format_args!("{id} starts"));
                 node.disk.passed();
                 node.core = Some(core);
+                let life = node.life;
+                self.told.push(Told::Started { id, life });
                 self.stepped(id, effects);
             }
             Err(why) => {
@@ -150,6 +152,7 @@ impl World {
         let (plant, now_us) = (self.settings.plant, self.now_us);
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.core.is_some()) else { return };
         self.trace.line(now_us, format_args!("{id} crashes, power cut: {power}"));
+        self.told.push(Told::Died { id, power });
         // Whether the file of the ballot got its new content is anybody's guess until it is synced.
         if let Some(ballot) = node.saving.take()
             && self.chance.happens(500)
@@ -276,9 +279,10 @@ impl World {
                 Effect::Answer { id: ticket, answer } => self.answered(id, ticket, answer),
                 Effect::Readable { id: ticket, answer } => self.readable(id, ticket, answer),
                 Effect::Lead(leadership) => {
+                    self.told.push(Told::Lead { id, leadership });
                     self.trace.line(self.now_us, format_args!("{id} knows {leadership:?}"));
                 }
-                Effect::Applied(_) => {}
+                Effect::Applied(_) => self.told.push(Told::Applied { id }),
                 // The stop that follows says why.
                 Effect::Distrust(_) => {}
                 Effect::Stop(why) => self.stopped(id, why),
@@ -341,6 +345,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.paused) else { return };
         self.trace.line(self.now_us, format_args!("{id} goes on"));
         node.paused = false;
+        self.told.push(Told::Resumed { id });
         self.carry_out(id);
         self.step_node(id);
         self.schedule_tick(id);
@@ -356,7 +361,7 @@ impl World {
         } else if std::mem::take(&mut node.excused) {
             node.disk.full = false;
             let life = node.life;
-            let delay_us = self.chance.between(20_000, 300_000);
+            let delay_us = self.chance.between(20_000, 300_000) * self.tempo;
             self.after(delay_us, Happening::Restart { id, life });
         } else if self.check.differing == Some(id) {
             node.gone = Some("differs".into());

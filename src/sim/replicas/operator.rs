@@ -14,7 +14,7 @@ const INTERVAL_US: u64 = 80_000;
 
 impl World {
     pub(super) fn operate(&mut self) {
-        self.after(INTERVAL_US, Happening::Operate);
+        self.after(INTERVAL_US * self.tempo, Happening::Operate);
         self.tidy_up();
         let Some(leader) = self.leader() else { return };
         let Some(core) = &self.nodes[&leader].core else { return };

@@ -27,6 +27,11 @@ impl<T> Queue<T> {
         self.heap.push(Scheduled { at, sequence: self.sequence, what });
     }
 
+    /// When the next is.
+    pub fn next_at(&self) -> Option<u64> {
+        self.heap.peek().map(|scheduled| scheduled.at)
+    }
+
     /// The next, unless it is later than `until`.
     pub fn pop(&mut self, until: u64) -> Option<(u64, T)> {
         if self.heap.peek()?.at > until {

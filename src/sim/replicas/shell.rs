@@ -2,23 +2,30 @@
 
 use bytes::Bytes;
 
-use super::{Happening, World, plant::Plant};
+use super::{Happening, World, outside::Told, plant::Plant};
 use crate::store::{
     Entry, Key, Outcome, Revision,
     raft::{Change, Refusal, ReplicaId, core::Event},
 };
 
+/// Who asks: a client of this world, or the world around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    Client(usize),
+    Outside,
+}
+
 /// Who waits for an answer.
 #[derive(Debug, Clone)]
 pub enum Ticket {
     Write {
-        client: usize,
+        client: Asker,
         number: u64,
         command: Bytes,
         attempts: u32,
     },
     Read {
-        client: usize,
+        client: Asker,
         number: u64,
         key: Key,
         early: Option<Found>,
@@ -54,7 +61,7 @@ const FORWARD_US: u64 = 400_000;
 const ATTEMPTS_MAX: u32 = 4;
 
 impl World {
-    pub(super) fn request(&mut self, to: ReplicaId, client: usize, number: u64, request: Request) {
+    pub(super) fn request(&mut self, to: ReplicaId, client: Asker, number: u64, request: Request) {
         if self.nodes.get(&to).is_none_or(|node| node.core.is_none()) {
             return self.reply(client, number, Reply::Refused);
         }
@@ -73,7 +80,7 @@ impl World {
         number
     }
 
-    fn serve_write(&mut self, id: ReplicaId, client: usize, number: u64, command: Bytes, attempts: u32) {
+    fn serve_write(&mut self, id: ReplicaId, client: Asker, number: u64, command: Bytes, attempts: u32) {
         let Some(node) = self.nodes.get(&id) else { return };
         let life = node.life;
         match node.core.as_ref().and_then(|core| core.leadership().leader) {
@@ -83,7 +90,7 @@ impl World {
                     return self.tell(id, Event::Propose { id: ticket, command });
                 }
                 self.forward(id, life, ticket, leader, command);
-                self.after(FORWARD_US, Happening::ForwardLate { id, life, ticket });
+                self.after(FORWARD_US * self.tempo, Happening::ForwardLate { id, life, ticket });
             }
             None => self.reply(client, number, Reply::Refused),
         }
@@ -154,7 +161,7 @@ impl World {
     pub(super) fn write_again(
         &mut self,
         (id, life): (ReplicaId, u64),
-        client: usize,
+        client: Asker,
         number: u64,
         command: Bytes,
         attempts: u32,
@@ -170,7 +177,7 @@ impl World {
         }
     }
 
-    fn wrote(&mut self, id: ReplicaId, client: usize, number: u64, outcome: Outcome) {
+    fn wrote(&mut self, id: ReplicaId, client: Asker, number: u64, outcome: Outcome) {
         let here = |world: &Self| {
             let core = world.nodes.get(&id).and_then(|node| node.core.as_ref());
             core.map_or(0, |core| core.state().read().revision())
@@ -184,7 +191,7 @@ impl World {
         self.reply(client, number, reply);
     }
 
-    fn serve_read(&mut self, id: ReplicaId, client: usize, number: u64, key: Key) {
+    fn serve_read(&mut self, id: ReplicaId, client: Asker, number: u64, key: Key) {
         let found = self.look(id, &key);
         if self.settings.plant == Some(Plant::StaleRead) {
             if let Some((revision, entry)) = found.filter(|_| self.nodes[&id].is_running()) {
@@ -215,7 +222,10 @@ impl World {
         Some((state.revision(), state.get(key)))
     }
 
-    fn reply(&mut self, client: usize, number: u64, reply: Reply) {
+    fn reply(&mut self, client: Asker, number: u64, reply: Reply) {
+        let Asker::Client(client) = client else {
+            return self.told.push(Told::Answered { number, reply });
+        };
         if !self.chance.happens(self.weather.replies_lost_permille) {
             let delay_us = self.chance.between(50, 400);
             self.after(delay_us, Happening::Reply { client, number, reply });

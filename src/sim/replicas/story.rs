@@ -58,7 +58,7 @@ impl World {
     }
 
     /// What is not yet as it has to be once nothing goes wrong any more.
-    fn unrest(&self) -> Option<String> {
+    pub(super) fn unrest(&self) -> Option<String> {
         let leader = match self.leader() {
             Some(leader) => leader,
             None => return Some("nobody leads".into()),
@@ -85,7 +85,7 @@ impl World {
     }
 
     /// Every replica holds all that was committed, whether or not anybody was told.
-    fn check_end(&mut self) {
+    pub(super) fn check_end(&mut self) {
         let expected: Vec<Entry> = self.check.state().entries().collect();
         let running: Vec<ReplicaId> =
             self.nodes.values().filter(|node| node.core.is_some() && node.gone.is_none()).map(|node| node.id).collect();

@@ -11,11 +11,8 @@ use crate::{
         metadata::{keep_deletion, mark_deleted},
     },
     model::Uid,
-    sim::{
-        check::Author,
-        member::{Config, Member},
-    },
-    store::{Compare, Operation, Transaction, object},
+    sim::member::{Config, Member},
+    store::{Operation, object},
 };
 
 impl World {
@@ -52,7 +49,10 @@ impl World {
             "join": {"token": "t", "keyFingerprint": site.key, "systemUid": site.member.facts().system_uid},
         });
         let (name, uid) = (site.name.clone(), site.cluster.clone());
-        self.save(&kinds::CLUSTER, "", &name, value, Some(status), Some(uid));
+        self.store_object(&kinds::CLUSTER, "", &name, |world| {
+            let (value, status, uid) = (value.clone(), Some(status.clone()), Some(uid.clone()));
+            Some(world.prepare(&kinds::CLUSTER, "", &name, value, status, uid))
+        });
     }
 
     /// Creates or replaces an Application, as the API does; its faults where it is not admitted.
@@ -63,43 +63,61 @@ impl World {
         }
         let namespace = application["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
         let name = application["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        self.save(&kinds::APPLICATION, &namespace, &name, application.clone(), None, None);
+        self.store_object(&kinds::APPLICATION, &namespace, &name, |world| {
+            Some(world.prepare(&kinds::APPLICATION, &namespace, &name, application.clone(), None, None))
+        });
         Ok(())
     }
 
     /// Deletes an object of the hub: at once, or by a deletionTimestamp while it has finalizers.
     pub fn delete_object(&mut self, kind: &Kind, namespace: &str, name: &str) -> bool {
-        let Some(mut value) = self.object(kind, namespace, name) else { return false };
+        let Some(value) = self.object(kind, namespace, name) else { return false };
         if value["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
             let key = keys::key(kind, namespace, name);
-            let transaction = Transaction { compares: vec![], operations: vec![Operation::Delete(key)] };
-            let _ = self.write(transaction, Author::Person);
+            self.write_object(&key.clone(), |world| world.store().get(&key).map(|_| Operation::Delete(key.clone())));
         } else if value["metadata"].get("deletionTimestamp").is_none() {
-            let origin = Origin { user: "sim".into(), ..Origin::default() };
-            mark_deleted(&mut value, self.now().wall, &origin);
-            self.store_object(kind, namespace, name, &value);
+            self.change_object(kind, namespace, name, |world, value| {
+                if value["metadata"].get("deletionTimestamp").is_none() {
+                    let origin = Origin { user: "sim".into(), ..Origin::default() };
+                    mark_deleted(value, world.now().wall, &origin);
+                }
+            });
         }
         true
     }
 
     /// Changes an object of the hub in place.
-    pub fn edit_object(&mut self, kind: &Kind, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) -> bool {
-        let Some(mut value) = self.object(kind, namespace, name) else { return false };
-        change(&mut value);
-        self.save(kind, namespace, name, value, None, None);
+    pub fn edit_object(&mut self, kind: &Kind, namespace: &str, name: &str, change: impl Fn(&mut Value)) -> bool {
+        if self.object(kind, namespace, name).is_none() {
+            return false;
+        }
+        let make = |world: &mut Self| {
+            let mut value = world.object(kind, namespace, name)?;
+            change(&mut value);
+            Some(world.prepare(kind, namespace, name, value, None, None))
+        };
+        self.store_object(kind, namespace, name, make);
         true
+    }
+
+    fn change_object(&mut self, kind: &Kind, namespace: &str, name: &str, change: impl Fn(&mut Self, &mut Value)) {
+        self.store_object(kind, namespace, name, |world| {
+            let mut value = world.object(kind, namespace, name)?;
+            change(world, &mut value);
+            Some(value)
+        });
     }
 
     /// As it is stored.
     pub fn object(&self, kind: &Kind, namespace: &str, name: &str) -> Option<Value> {
-        let entry = self.disk.store.get(&keys::key(kind, namespace, name))?;
+        let entry = self.store().get(&keys::key(kind, namespace, name))?;
         serde_json::from_slice(&object::json(&entry.value).ok()?).ok()
     }
 
     /// All of a kind.
     pub fn objects(&self, kind: &Kind) -> Vec<Value> {
         let prefix = keys::prefix(kind, None);
-        let entries = self.disk.store.entries().filter(|entry| entry.key.as_str().starts_with(&prefix));
+        let entries = self.store().entries().filter(|entry| entry.key.as_str().starts_with(&prefix));
         entries.filter_map(|entry| serde_json::from_slice(&object::json(&entry.value).ok()?).ok()).collect()
     }
 
@@ -119,7 +137,8 @@ impl World {
         Uid(format!("{kind}-{:016x}", self.chance.next()))
     }
 
-    fn save(
+    /// As the API makes of it what is stored.
+    fn prepare(
         &mut self,
         kind: &Kind,
         namespace: &str,
@@ -127,7 +146,7 @@ impl World {
         mut value: Value,
         status: Option<Value>,
         uid: Option<Uid>,
-    ) {
+    ) -> Value {
         let old = self.object(kind, namespace, name);
         let trace = format!("{:032x}", self.chance.next());
         let kept = |field: &str| old.as_ref().and_then(|old| old["metadata"].get(field)).cloned();
@@ -158,17 +177,17 @@ impl World {
         }
         keep_deletion(old.as_ref(), &mut value);
         (kind.hooks.prepare)(&mut value, old.as_ref(), &Origin { user: "sim".into(), trace });
-        self.store_object(kind, namespace, name, &value);
+        value
     }
 
-    fn store_object(&mut self, kind: &Kind, namespace: &str, name: &str, value: &Value) {
+    fn store_object(
+        &mut self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        mut make: impl FnMut(&mut Self) -> Option<Value>,
+    ) {
         let key = keys::key(kind, namespace, name);
-        // One writer at a time: nothing comes between reading and writing here, so the compare always holds.
-        let compare = match self.disk.store.get(&key) {
-            Some(entry) => Compare::Modified(key.clone(), entry.modified),
-            None => Compare::Absent(key.clone()),
-        };
-        let operations = vec![Operation::Put(key, object::encode(value))];
-        let _ = self.write(Transaction { compares: vec![compare], operations }, Author::Person);
+        self.write_object(&key.clone(), |world| Some(Operation::Put(key.clone(), object::encode(&make(world)?))));
     }
 }

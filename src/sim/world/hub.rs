@@ -1,59 +1,69 @@
-//! The hub replica of the simulated world: what its shells do, without their tasks.
+//! The process of one hub replica, around its store: what its shells do, without their tasks.
+//!
+//! Owns: who reads the store's watch, and the streams of agents. [`super::lead`] is what it does while it leads, and
+//! [`super::post`] the way of what its agents say to whoever leads.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{At, Happening, World, link::Stream};
+use super::{At, Happening, World, group::Ask, lead::Lead, link::Stream};
 use crate::{
     hub::{
-        agents::{
-            claims::{self, Claim, Claims, Verdict},
-            resume::Stamp,
-            roster::{self, Roster},
-            session::{self, Session},
-        },
-        control::{self, Controller},
+        agents::{self, resume::Stamp, roster, roster::Roster, session, session::Session},
+        control::{FromAgent, turn},
+        desk::outpost::{self, Outpost},
         feed::Feed,
         keys,
         slices::Slices,
     },
     kinds,
-    model::{Uid, protocol::Refuse, protocol::ToAgent, protocol::ToHub},
-    sim::{check::Author, mutant::Mutant},
-    store::{Error, Key, Operation, Outcome, Transaction, mvcc::Mvcc},
+    model::{Now, Timestamp, Uid, protocol::Refuse, protocol::ToAgent, protocol::ToHub},
+    sim::{mutant::Mutant, replicas::outside::Reply},
+    store::{
+        Key, Operation, Transaction,
+        mvcc::Mvcc,
+        raft::{Leadership, ReplicaId},
+    },
+    wire::Ruling,
 };
 
-/// What survives a crash of the hub.
-pub struct Disk {
-    pub store: Mvcc,
-    pub hub: Uid,
-    pub incarnation: Uid,
-}
-
-impl Disk {
-    pub fn new(seed: u64) -> Self {
-        let uid = |kind: &str| Uid(format!("{kind}-{seed:016x}"));
-        Self { store: Mvcc::default(), hub: uid("hub"), incarnation: uid("incarnation") }
-    }
-}
-
-/// One life of the hub process.
-pub struct Hub {
+/// One life of one replica's process: what is for a dead one is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    pub id: ReplicaId,
     pub life: u64,
-    pub slices: Slices,
-    controller: Controller,
-    roster: Roster,
-    claims: Claims,
-    sessions: BTreeMap<u64, Seat>,
-    feeds: BTreeMap<Consumer, Cursor>,
-    armed: Option<u64>,
 }
 
-struct Seat {
-    at: At,
+pub struct Hub {
+    pub process: Process,
+    pub slices: Slices,
+    pub roster: Roster,
+    pub sessions: BTreeMap<u64, Seat>,
+    pub feeds: BTreeMap<Consumer, Cursor>,
+    pub outpost: Outpost,
+    pub post_armed: Option<u64>,
+    /// It hears of no leader.
+    pub cut_off: bool,
+    pub leadership: Leadership,
+    /// To the desk of whoever leads.
+    pub line: Option<u64>,
+    pub retry_ms: u64,
+    pub lead: Option<Lead>,
+    /// What happens to it while it is paused.
+    pub held: Vec<Happening>,
+    clock_ms: u64,
+    /// What its clock showed at [`super::DAWN_MS`], as it believes.
+    dawn_ms: u64,
+}
+
+pub struct Seat {
+    pub at: At,
+    pub cluster: Uid,
     session: Session,
     armed: Option<u64>,
     /// It waits until the slices have reached this revision.
     behind: Option<u64>,
+    /// The first turn at leading that was told of its sketch.
+    pub first_turn: Option<u64>,
 }
 
 /// Who reads the store's watch, each at its own pace.
@@ -65,16 +75,23 @@ pub enum Consumer {
 }
 
 #[derive(Debug, Default)]
-struct Cursor {
+pub struct Cursor {
+    /// Tells this reader from the one of an earlier turn.
+    pub number: u64,
     /// Absent before the first listing.
     seen: Option<u64>,
     scheduled: bool,
 }
 
-const LEADER: &str = "/hanse/internal/leader";
+impl Cursor {
+    pub fn new(number: u64) -> Self {
+        Self { number, ..Self::default() }
+    }
+}
+
 /// How many revisions one delivery of a feed covers at most.
 const FEED_MAX: usize = 64;
-const CONSUMERS: [Consumer; 3] = [Consumer::Control, Consumer::Slices, Consumer::Roster];
+const LIST_RETRY_MS: u64 = 50;
 
 impl Consumer {
     fn prefix(self) -> String {
@@ -86,251 +103,234 @@ impl Consumer {
 }
 
 impl World {
-    pub fn start_hub(&mut self) {
-        self.hub_life += 1;
-        let key = Key::new(LEADER);
-        let value = bytes::Bytes::from(format!("1{{\"life\":{}}}", self.hub_life));
-        let outcome = self.disk.store.commit(Transaction::put(key.clone(), value));
-        let leader = match outcome {
-            Ok(Outcome::Committed(revision)) => Some((key, revision)),
-            _ => None,
-        };
-        let settings = control::Settings { leader, ..control::Settings::default() };
-        self.hub = Some(Hub {
-            life: self.hub_life,
+    pub(super) fn hub_starts(&mut self, id: ReplicaId) {
+        self.sequence += 1;
+        let process = Process { id, life: self.sequence };
+        let clock_ms = self.group.clock_ms(id);
+        self.trace.line(self.now_ms, format_args!("hub {id} starts"));
+        let hub = Hub {
+            process,
             slices: Slices::new(),
-            controller: Controller::new(settings),
             roster: Roster::default(),
-            claims: Claims::default(),
             sessions: BTreeMap::new(),
-            feeds: CONSUMERS.into_iter().map(|consumer| (consumer, Cursor::default())).collect(),
-            armed: None,
-        });
-        self.trace.line(self.now_ms, format_args!("hub starts, life {}", self.hub_life));
-        self.store_changed();
+            feeds: [Consumer::Slices, Consumer::Roster].map(|consumer| (consumer, Cursor::default())).into(),
+            outpost: Outpost::default(),
+            post_armed: None,
+            cut_off: false,
+            leadership: Leadership::default(),
+            line: None,
+            retry_ms: 0,
+            lead: None,
+            held: Vec::new(),
+            clock_ms,
+            dawn_ms: clock_ms.saturating_sub(self.now_ms),
+        };
+        self.hubs.insert(id, hub);
+        for consumer in [Consumer::Slices, Consumer::Roster] {
+            self.list(process, consumer, 0);
+        }
+        self.arm_post(process);
     }
 
     /// The process is gone, and what is not on disk with it. Its kernel ends its streams, but for a power cut, after
-    /// which agents find out by themselves.
-    pub fn crash_hub(&mut self, power_cut: bool) {
-        let Some(hub) = self.hub.take() else { return };
-        self.trace.line(self.now_ms, format_args!("hub crashes"));
+    /// which everybody finds out by himself.
+    pub(super) fn hub_dies(&mut self, id: ReplicaId, power: bool) {
+        let Some(hub) = self.hubs.remove(&id) else { return };
+        self.trace.line(self.now_ms, format_args!("hub {id} dies"));
         for (stream, seat) in hub.sessions {
-            if !power_cut {
+            if !power {
                 self.send_down(stream, seat.at, None);
             }
         }
+        self.lines_of_the_dead(hub.process, power);
     }
 
-    /// What the hub has on disk now, to go back to.
-    pub fn back_up(&mut self) {
-        self.backup = Some(self.disk.store.clone());
+    pub(super) fn is_alive(&self, process: Process) -> bool {
+        self.hubs.get(&process.id).is_some_and(|hub| hub.process == process)
     }
 
-    /// The hub comes back on an old disk: as a new incarnation where it was restored by the book, and as if nothing had
-    /// happened where somebody copied files.
-    pub fn restore(&mut self, by_the_book: bool) -> bool {
-        let Some(store) = self.backup.clone() else { return false };
-        self.crash_hub(false);
-        self.disk.store = store;
-        if by_the_book {
-            self.disk.incarnation = self.new_uid("incarnation");
-        }
-        self.check.went_back();
-        self.start_hub();
-        true
+    pub(super) fn hub(&mut self, process: Process) -> Option<&mut Hub> {
+        self.hubs.get_mut(&process.id).filter(|hub| hub.process == process)
     }
 
-    pub fn is_hub_up(&self) -> bool {
-        self.hub.is_some()
+    /// As the process reads its clocks. The monotonic one may run too fast or slow, and jump, but never back.
+    pub(super) fn now_at(&mut self, process: Process) -> Now {
+        let clock_ms = self.group.clock_ms(process.id);
+        let now = self.now();
+        let Some(hub) = self.hub(process) else { return now };
+        hub.clock_ms = hub.clock_ms.max(clock_ms);
+        let wall = Timestamp::from_millis(super::DAWN_MS + clock_ms as i64 - hub.dawn_ms as i64);
+        Now { wall, monotonic_ms: hub.clock_ms }
     }
 
-    /// Tells the consumers of the store's watch, each after its own while.
-    pub(super) fn store_changed(&mut self) {
-        let Some(hub) = &mut self.hub else { return };
-        let life = hub.life;
-        let idle = hub.feeds.iter_mut().filter(|(_, cursor)| !cursor.scheduled);
+    /// In how many milliseconds the clock of this process shows that.
+    pub(super) fn until_ms(&self, id: ReplicaId, local_ms: u64) -> u64 {
+        (self.group.when_us(id, local_ms).div_ceil(1000)).saturating_sub(self.now_ms).clamp(1, 120_000)
+    }
+
+    /// The state of a replica has moved on: tells the consumers of its watch, each after its own while.
+    pub(super) fn applied(&mut self, id: ReplicaId) {
+        let Some(hub) = self.hubs.get_mut(&id) else { return };
+        let process = hub.process;
+        let idle = hub.feeds.iter_mut().filter(|(_, cursor)| !cursor.scheduled && cursor.seen.is_some());
         let waiting = idle.map(|(consumer, cursor)| {
             cursor.scheduled = true;
             *consumer
         });
         for consumer in waiting.collect::<Vec<_>>() {
             let delay = self.chance.between(1, 15);
-            self.after(delay, Happening::Feed { life, consumer });
+            self.after(delay, Happening::Feed { process, consumer });
         }
     }
 
-    pub(super) fn commit(&mut self, life: u64, id: u64, transaction: Transaction) {
-        // What was on its way when the hub died may have reached the disk, and nobody was told.
-        let alive = self.hub.as_ref().is_some_and(|hub| hub.life == life);
-        if !alive && self.chance.happens(500) {
-            return;
-        }
-        let transaction = match self.settings.mutant {
-            Some(mutant) => mutant.on_commit(transaction),
-            None => transaction,
+    /// Lists what a consumer reads, as of all that was acknowledged.
+    pub(super) fn list(&mut self, process: Process, consumer: Consumer, number: u64) {
+        self.ask_to_read(process, Key::new("/"), Ask::List { consumer, number });
+    }
+
+    pub(super) fn listed(&mut self, process: Process, consumer: Consumer, number: u64, reply: &Reply) {
+        let Some(hub) = self.hubs.get_mut(&process.id).filter(|hub| hub.process == process) else { return };
+        let Some(cursor) = hub.feeds.get_mut(&consumer).filter(|cursor| cursor.number == number) else { return };
+        let prefix = consumer.prefix();
+        let all = |store: &Mvcc| {
+            let entries = store.entries().filter(|entry| entry.key.as_str().starts_with(&prefix)).collect();
+            (store.revision(), Feed::Reset { entries, revision: store.revision() })
         };
-        if !transaction.compares.iter().any(|compare| compare.key().as_str() == LEADER) {
-            let what = "the hub commits without comparing the leader's key: one that was deposed could write";
-            self.check.violate(self.now_ms, 6, what.to_owned());
-        }
-        let outcome = self.write(transaction, Author::Hub);
-        if let Ok(Outcome::Conflict(_)) = &outcome {
-            self.trace.line(self.now_ms, format_args!("commit {id} conflicts"));
-        }
-        let outcome = if self.mishap() { Ok(Outcome::Unknown) } else { outcome };
-        let delay = self.chance.between(0, 5);
-        self.after(delay, Happening::Done { life, id, outcome });
-    }
-
-    /// Commits as anybody; the checker sees what changed.
-    pub(super) fn write(&mut self, transaction: Transaction, author: Author) -> Result<Outcome, Error> {
-        let before = self.disk.store.revision();
-        let outcome = self.disk.store.commit(transaction);
-        if self.disk.store.revision() > before {
-            for event in self.disk.store.past("/hanse/", before, FEED_MAX).map(|past| past.events).unwrap_or_default() {
-                if let crate::store::WatchEvent::Transaction { revision, changes } = event {
-                    for change in changes.iter() {
-                        self.trace.line(self.now_ms, format_args!("r{revision} {author:?} {}", change.key));
-                    }
-                    self.check.committed(self.now_ms, author, &changes);
-                }
+        match (reply, self.group.look_at(process.id, all)) {
+            (Reply::Read(..), Some((revision, feed))) => {
+                cursor.seen = Some(revision);
+                self.consume(process, consumer, &feed);
             }
-            self.store_changed();
+            _ => self.after(LIST_RETRY_MS, Happening::List { process, consumer, number }),
         }
-        outcome
     }
 
-    pub(super) fn done(&mut self, life: u64, id: u64, outcome: Result<Outcome, Error>) {
-        self.control(life, control::Event::Done { id, outcome });
-    }
-
-    pub(super) fn feed(&mut self, life: u64, consumer: Consumer) {
-        let Some(hub) = self.hub.as_mut().filter(|hub| hub.life == life) else { return };
+    pub(super) fn feed(&mut self, process: Process, consumer: Consumer) {
+        let Some(hub) = self.hubs.get_mut(&process.id).filter(|hub| hub.process == process) else { return };
         let Some(cursor) = hub.feeds.get_mut(&consumer) else { return };
         cursor.scheduled = false;
-        let events = read_feed(&self.disk.store, &consumer.prefix(), cursor);
-        if cursor.seen.is_some_and(|seen| seen < self.disk.store.revision()) {
+        let Some(seen) = cursor.seen else { return };
+        let past =
+            self.group.look_at(process.id, |store| (store.past(&consumer.prefix(), seen, FEED_MAX), store.revision()));
+        let Some((past, revision)) = past else { return };
+        let Ok(past) = past else {
+            cursor.seen = None;
+            let number = cursor.number;
+            return self.list(process, consumer, number);
+        };
+        cursor.seen = Some(past.until);
+        if past.until < revision {
             cursor.scheduled = true;
-            self.after(1, Happening::Feed { life, consumer });
+            self.after(1, Happening::Feed { process, consumer });
         }
-        for event in events {
-            match consumer {
-                Consumer::Control => self.control(life, control::Event::Store(event)),
-                Consumer::Slices => self.slices_changed(&event),
-                Consumer::Roster => self.roster_changed(&event),
+        for event in past.events {
+            if let crate::store::WatchEvent::Transaction { revision, changes } = event {
+                self.consume(process, consumer, &Feed::Changed { revision, changes });
             }
         }
+        self.consume(process, consumer, &Feed::Progress(past.until));
     }
 
-    fn slices_changed(&mut self, event: &Feed) {
-        let Some(hub) = &self.hub else { return };
-        hub.slices.apply(event);
-        self.check.sliced(self.now_ms, &hub.slices, &self.disk.store, &self.sites);
-        for stream in hub.sessions.keys().copied().collect::<Vec<_>>() {
-            self.offer_slice(stream);
+    fn consume(&mut self, process: Process, consumer: Consumer, feed: &Feed) {
+        match consumer {
+            Consumer::Control => self.turn_step(process, turn::Event::Store(feed.clone())),
+            Consumer::Slices => self.slices_changed(process, feed),
+            Consumer::Roster => self.roster_changed(process, feed),
         }
     }
 
-    fn offer_slice(&mut self, stream: u64) {
-        let Some(hub) = &self.hub else { return };
-        let Some(seat) = hub.sessions.get(&stream) else { return };
-        let slice = hub.slices.slice(&self.sites[seat.at].cluster);
-        self.session_step(stream, session::Event::Slice(slice));
-        self.catch_up(stream);
+    fn slices_changed(&mut self, process: Process, feed: &Feed) {
+        let Some(hub) = self.hub(process) else { return };
+        hub.slices.apply(feed);
+        for stream in hub.sessions.keys().copied().collect::<Vec<_>>() {
+            self.offer_slice(process, stream);
+        }
     }
 
-    fn catch_up(&mut self, stream: u64) {
-        let Some(hub) = &mut self.hub else { return };
+    fn offer_slice(&mut self, process: Process, stream: u64) {
+        let Some(hub) = self.hub(process) else { return };
+        let Some(seat) = hub.sessions.get(&stream) else { return };
+        let slice = hub.slices.slice(&seat.cluster);
+        self.session_step(process, stream, session::Event::Slice(slice));
+        let Some(hub) = self.hub(process) else { return };
         let reached = hub.slices.revision();
         let Some(seat) = hub.sessions.get_mut(&stream) else { return };
         if let Some(revision) = seat.behind.take_if(|behind| *behind <= reached) {
-            self.session_step(stream, session::Event::CaughtUp { revision });
+            self.session_step(process, stream, session::Event::CaughtUp { revision });
         }
     }
 
-    fn roster_changed(&mut self, event: &Feed) {
-        let Some(hub) = &mut self.hub else { return };
-        let changed = hub.roster.apply(event);
-        let concerned = hub.sessions.iter().filter(|(_, seat)| changed.contains(&self.sites[seat.at].cluster));
-        let concerned = concerned
-            .map(|(stream, seat)| (*stream, hub.roster.get(&self.sites[seat.at].cluster).map(|(_, member)| member)));
+    fn roster_changed(&mut self, process: Process, feed: &Feed) {
+        let Some(hub) = self.hub(process) else { return };
+        let changed = hub.roster.apply(feed);
+        let concerned = hub.sessions.iter().filter(|(_, seat)| changed.contains(&seat.cluster));
+        let concerned =
+            concerned.map(|(stream, seat)| (*stream, hub.roster.get(&seat.cluster).map(|(_, member)| member)));
         for (stream, member) in concerned.collect::<Vec<_>>() {
-            self.session_step(stream, session::Event::Member(member));
+            self.session_step(process, stream, session::Event::Member(member));
         }
     }
 
-    pub(super) fn hub_tick(&mut self, life: u64) {
-        let Some(hub) = self.hub.as_mut().filter(|hub| hub.life == life) else { return };
-        if hub.armed.is_some_and(|armed| armed <= self.now_ms) {
-            hub.armed = None;
-            self.control(life, control::Event::Tick);
-        }
-    }
-
-    fn control(&mut self, life: u64, event: control::Event) {
-        let now = self.now();
-        let Some(hub) = self.hub.as_mut().filter(|hub| hub.life == life) else { return };
-        let effects = hub.controller.step(now, event);
-        let deadline = hub.controller.deadline();
-        if let Some(deadline) = deadline.filter(|deadline| hub.armed.is_none_or(|armed| *deadline < armed)) {
-            hub.armed = Some(deadline);
-            self.after(deadline.saturating_sub(self.now_ms).max(1), Happening::HubTick { life });
-        }
-        for effect in effects {
-            match effect {
-                control::Effect::Commit { id, transaction } => {
-                    let delay = self.chance.between(1, 8);
-                    self.after(delay, Happening::Commit { life, id, transaction });
-                }
-                control::Effect::Compact(revision) => drop(self.disk.store.compact(revision)),
-                control::Effect::Fault(what) => {
-                    self.trace.line(self.now_ms, format_args!("control: {what:?}"));
-                }
-                control::Effect::StepDown => {
-                    let violation = "the only replica stepped down though nobody else leads";
-                    self.check.violate(self.now_ms, 13, violation.to_owned());
-                }
-            }
-        }
-    }
-
-    /// A stream reached the hub.
-    pub(super) fn accept(&mut self, stream: u64, at: At) {
-        let now = self.now();
-        let site = &self.sites[at];
-        let Some(hub) = &mut self.hub else { return };
-        if !hub.roster.is_synced() || hub.slices.revision() == 0 {
+    /// A stream reached the replica.
+    pub(super) fn accept(&mut self, process: Process, stream: u64, at: At) {
+        let (cluster, key) = (self.sites[at].cluster.clone(), self.sites[at].key.clone());
+        let Some(hub) = self.hub(process) else { return };
+        if !hub.roster.is_synced() || hub.slices.revision() == 0 || hub.cut_off {
             return self.send_down(stream, at, None);
         }
-        let Some((_, member)) = hub.roster.get(&site.cluster) else {
-            self.send_down(stream, at, Some(ToAgent::Refuse(roster::unknown(&site.cluster))));
-            self.send_down(stream, at, None);
-            return;
+        match hub.roster.get(&cluster).filter(|(_, member)| member.admits(&key).is_ok()) {
+            Some((_, member)) => self.open_session(process, stream, at, member),
+            // The roster may be a moment behind.
+            None => self.ask_to_read(process, Key::new("/"), Ask::Member { stream }),
+        }
+    }
+
+    pub(super) fn member_read(&mut self, process: Process, stream: u64, reply: &Reply) {
+        let Some(at) = self.streams.get(&stream).map(Stream::at) else { return };
+        let cluster = self.sites[at].cluster.clone();
+        let prefix = keys::prefix(&kinds::CLUSTER, None);
+        let find = |store: &Mvcc| {
+            let clusters = store.entries().filter(|entry| entry.key.as_str().starts_with(&prefix));
+            clusters.filter_map(|entry| roster::read(&entry)).find(|member| member.uid == cluster)
         };
+        match (reply, self.group.look_at(process.id, find)) {
+            (Reply::Read(..), Some(Some(member))) => self.open_session(process, stream, at, Arc::new(member)),
+            (Reply::Read(..), Some(None)) => {
+                self.send_down(stream, at, Some(ToAgent::Refuse(roster::unknown(&cluster))));
+                self.send_down(stream, at, None);
+            }
+            _ => self.send_down(stream, at, None),
+        }
+    }
+
+    fn open_session(&mut self, process: Process, stream: u64, at: At, member: Arc<roster::Member>) {
+        let now = self.now_at(process);
+        let site = &self.sites[at];
+        let cluster = member.uid.clone();
         let config = session::Config {
-            hub: self.disk.hub.clone(),
-            incarnation: self.disk.incarnation.clone(),
-            stamp: Stamp::new(b"simulated", &self.disk.hub, &self.disk.incarnation, &site.cluster),
+            hub: self.hub_uid.clone(),
+            incarnation: self.incarnation.clone(),
+            stamp: Stamp::new(b"simulated", &self.hub_uid, &self.incarnation, &cluster),
             key_fingerprint: site.key.clone(),
-            urls: Vec::new(),
+            urls: self.group.all().into_iter().map(super::site::url).collect(),
         };
         let (session, effects) = Session::open(config, member, now);
-        hub.sessions.insert(stream, Seat { at, session, armed: None, behind: None });
-        self.session_effects(stream, effects);
-        self.offer_slice(stream);
+        let Some(hub) = self.hub(process) else { return };
+        hub.sessions.insert(stream, Seat { at, cluster, session, armed: None, behind: None, first_turn: None });
+        self.session_effects(process, stream, effects);
+        self.offer_slice(process, stream);
     }
 
     /// What came up a stream; `None` is its end.
-    pub(super) fn hear(&mut self, stream: u64, message: Option<ToHub>) {
-        let Some(hub) = &self.hub else { return };
-        let Some(seat) = hub.sessions.get(&stream) else { return };
+    pub(super) fn hear(&mut self, process: Process, stream: u64, message: Option<ToHub>) {
+        let now_ms = self.now_ms;
+        let Some(seat) = self.hub(process).and_then(|hub| hub.sessions.get(&stream)) else { return };
         let at = seat.at;
         let Some(message) = message else {
-            self.session_step(stream, session::Event::Gone);
-            self.end_session(stream);
-            return;
+            self.session_step(process, stream, session::Event::Gone);
+            return self.end_session(process, stream);
         };
+        self.check.heard(now_ms, &self.sites[at].cluster);
         if self.settings.mutant == Some(Mutant::RepairsForever) && message == ToHub::Beat {
             self.repair_needlessly(at);
         }
@@ -338,60 +338,50 @@ impl World {
             Some(mutant) => mutant.on_the_way_up(message, &self.sites[at].ledger_entries()),
             None => message,
         };
-        let (cluster, now_ms) = (self.sites[at].cluster.clone(), self.now_ms);
-        if let Some(hub) = &mut self.hub {
-            let verdicts = hub.claims.heard(now_ms, &cluster, seat_of(stream));
-            self.judge(&cluster, verdicts);
-        }
-        self.session_step(stream, session::Event::Message { message, bytes: 256 });
+        self.session_step(process, stream, session::Event::Message { message, bytes: 256 });
     }
 
-    pub(super) fn session_tick(&mut self, stream: u64) {
-        let revision = self.disk.store.revision();
-        let now_ms = self.now_ms;
-        let Some(hub) = &mut self.hub else { return };
-        let verdicts = hub.claims.tick(now_ms);
+    pub(super) fn session_tick(&mut self, process: Process, stream: u64) {
+        let Some(hub) = self.hub(process) else { return };
+        let revision = hub.slices.revision();
         let Some(seat) = hub.sessions.get_mut(&stream) else { return };
         seat.armed = None;
-        let cluster = self.sites[seat.at].cluster.clone();
-        self.judge(&cluster, verdicts);
-        self.session_step(stream, session::Event::Tick { revision });
+        self.session_step(process, stream, session::Event::Tick { revision });
     }
 
     /// Offers the stream room for as long as it has some and the session wants it.
-    pub(super) fn session_room(&mut self, stream: u64) {
+    pub(super) fn session_room(&mut self, process: Process, stream: u64) {
         while self.streams.get(&stream).is_some_and(Stream::has_room_down)
-            && self.hub.as_ref().and_then(|hub| hub.sessions.get(&stream)).is_some_and(|seat| seat.session.has_due())
+            && self.hub(process).and_then(|hub| hub.sessions.get(&stream)).is_some_and(|seat| seat.session.has_due())
         {
-            self.session_step_once(stream, session::Event::Room);
+            self.session_step_once(process, stream, session::Event::Room);
         }
     }
 
-    fn session_step(&mut self, stream: u64, event: session::Event) {
-        self.session_step_once(stream, event);
-        self.session_room(stream);
+    pub(super) fn session_step(&mut self, process: Process, stream: u64, event: session::Event) {
+        self.session_step_once(process, stream, event);
+        self.session_room(process, stream);
     }
 
-    fn session_step_once(&mut self, stream: u64, event: session::Event) {
-        let now = self.now();
-        let Some(hub) = &mut self.hub else { return };
-        let Some(seat) = hub.sessions.get_mut(&stream) else { return };
+    fn session_step_once(&mut self, process: Process, stream: u64, event: session::Event) {
+        let now = self.now_at(process);
+        let Some(seat) = self.hub(process).and_then(|hub| hub.sessions.get_mut(&stream)) else { return };
         let effects = seat.session.step(now, event);
-        // Contests between two holders are judged on ticks too, so none is further away than a second.
-        let wake_at = seat.session.wake_at().max(now.monotonic_ms + 1).min(now.monotonic_ms + 30_000);
+        let wake_at = seat.session.wake_at().max(now.monotonic_ms + 1);
         if seat.armed.is_none_or(|armed| wake_at < armed) {
             seat.armed = Some(wake_at);
-            self.after(wake_at - now.monotonic_ms, Happening::SessionTick { stream });
+            let delay = self.until_ms(process.id, wake_at);
+            self.after(delay, Happening::SessionTick { process, stream });
         }
-        self.session_effects(stream, effects);
+        self.session_effects(process, stream, effects);
     }
 
-    fn session_effects(&mut self, stream: u64, effects: Vec<session::Effect>) {
-        let now_ms = self.now_ms;
+    fn session_effects(&mut self, process: Process, stream: u64, effects: Vec<session::Effect>) {
         for effect in effects {
-            let Some(hub) = &mut self.hub else { return };
-            let Some(at) = hub.sessions.get(&stream).map(|seat| seat.at) else { return };
-            let cluster = self.sites[at].cluster.clone();
+            let Some(hub) = self.hub(process) else { return };
+            let Some((at, cluster)) = hub.sessions.get(&stream).map(|seat| (seat.at, seat.cluster.clone())) else {
+                return;
+            };
             match effect {
                 session::Effect::Send(message) => self.send_down(stream, at, Some(message)),
                 session::Effect::Forward(from) => {
@@ -399,96 +389,113 @@ impl World {
                         Some(Mutant::ReservationsIgnored) => Mutant::claim_everything_bound(from),
                         _ => from,
                     };
-                    let life = hub.life;
-                    self.control(life, control::Event::Agent(from));
+                    self.post(process, outpost::Event::Said { session: stream, from });
                 }
                 session::Effect::Claim { instance, epoch } => {
-                    let verdicts = hub.claims.claim(now_ms, &cluster, Claim { seat: seat_of(stream), instance, epoch });
-                    if verdicts.is_empty() {
-                        // It waits for its predecessor's silence; look again when that is over.
-                        self.after(12_000, Happening::SessionTick { stream });
-                    }
-                    self.judge(&cluster, verdicts);
+                    self.post(process, outpost::Event::Claimed { session: stream, cluster, instance, epoch });
                 }
-                session::Effect::CatchUp => {
-                    let revision = self.disk.store.revision();
-                    if let Some(seat) = hub.sessions.get_mut(&stream) {
-                        seat.behind = Some(revision);
-                    }
-                    self.catch_up(stream);
-                }
+                session::Effect::CatchUp => self.begin_to_catch_up(process, stream),
                 session::Effect::ReadBlob(digest) => {
                     let bytes = hub.slices.blob(&cluster, &digest);
-                    self.session_step_once(stream, session::Event::Blob { digest, bytes });
+                    self.session_step_once(process, stream, session::Event::Blob { digest, bytes });
                 }
                 session::Effect::AskReleased { application, generation } => {
                     if hub.slices.is_released(&application, &cluster) {
-                        self.session_step_once(stream, session::Event::Released { application, generation });
+                        let event = session::Event::Released { application, generation };
+                        self.session_step_once(process, stream, event);
                     }
                 }
                 session::Effect::PauseUntil(_) => {}
                 session::Effect::Denied(what) => {
-                    self.trace.line(now_ms, format_args!("denied: {what}"));
+                    self.trace.line(self.now_ms, format_args!("denied: {what}"));
                 }
                 session::Effect::Close(refuse) => {
-                    self.trace.line(now_ms, format_args!("hub refuses {}: {refuse}", self.sites[at].name));
+                    let (name, id) = (&self.sites[at].name, process.id);
+                    self.trace.line(self.now_ms, format_args!("hub {id} refuses {name}: {refuse}"));
                     self.send_down(stream, at, Some(ToAgent::Refuse(refuse)));
                     self.send_down(stream, at, None);
-                    self.end_session(stream);
+                    self.end_session(process, stream);
                 }
             }
         }
     }
 
-    fn end_session(&mut self, stream: u64) {
-        let Some(hub) = &mut self.hub else { return };
+    fn begin_to_catch_up(&mut self, process: Process, stream: u64) {
+        let floor = self.group.check.revision();
+        if self.settings.mutant == Some(Mutant::StaleServed) {
+            let revision = self.hub(process).map_or(0, |hub| hub.slices.revision());
+            return self.caught_up(process, stream, floor, &Reply::Read(revision, None));
+        }
+        self.ask_to_read(process, Key::new("/"), Ask::CatchUp { stream, floor });
+        let patience = agents::CATCH_UP_TIMEOUT.as_millis() as u64;
+        self.after(patience, Happening::CatchUpLate { process, stream });
+    }
+
+    pub(super) fn caught_up(&mut self, process: Process, stream: u64, floor: u64, reply: &Reply) {
+        let now_ms = self.now_ms;
+        let Reply::Read(revision, _) = reply else {
+            return self.after(10, Happening::CatchUpAgain { process, stream });
+        };
+        if *revision < floor {
+            let what = format!("replica {} takes revision {revision} for current, when {floor} was known", process.id);
+            self.check.violate(now_ms, 15, what);
+        }
+        let Some(seat) = self.hub(process).and_then(|hub| hub.sessions.get_mut(&stream)) else { return };
+        seat.behind = Some(*revision);
+        self.offer_slice(process, stream);
+    }
+
+    pub(super) fn catch_up_again(&mut self, process: Process, stream: u64) {
+        if self.hub(process).is_some_and(|hub| hub.sessions.contains_key(&stream)) {
+            let floor = self.group.check.revision();
+            self.ask_to_read(process, Key::new("/"), Ask::CatchUp { stream, floor });
+        }
+    }
+
+    /// It has waited long enough; where it was done in time the session does not care.
+    pub(super) fn catch_up_late(&mut self, process: Process, stream: u64) {
+        let waits =
+            self.hub(process).and_then(|hub| hub.sessions.get(&stream)).is_some_and(|seat| seat.behind.is_some());
+        if waits {
+            self.session_step(process, stream, session::Event::Refused(agents::behind()));
+        }
+    }
+
+    fn end_session(&mut self, process: Process, stream: u64) {
+        let Some(hub) = self.hub(process) else { return };
         let Some(seat) = hub.sessions.remove(&stream) else { return };
-        let site = &self.sites[seat.at];
-        let (cluster, key) = (site.cluster.clone(), keys::key(&kinds::CLUSTER, "", &site.name));
-        let verdicts = hub.claims.closed(&cluster, seat_of(stream));
-        self.judge(&cluster, verdicts);
+        let key = keys::key(&kinds::CLUSTER, "", &self.sites[seat.at].name);
+        self.post(process, outpost::Event::Left { session: stream });
         if self.settings.mutant == Some(Mutant::SilenceEvicts) {
             let transaction = Transaction { compares: vec![], operations: vec![Operation::Delete(key)] };
-            let _ = self.write(transaction, Author::Hub);
+            self.submit(process, None, transaction, Ask::Nothing);
         }
     }
 
-    fn judge(&mut self, cluster: &Uid, verdicts: Vec<Verdict>) {
-        for verdict in verdicts {
-            match verdict {
-                Verdict::Admitted(seat) => self.session_step(seat.session, session::Event::Admitted),
-                Verdict::Superseded(seat) => {
-                    let message = "another stream of this cluster acts".to_owned();
-                    let refuse = Refuse { reason: "Superseded".into(), message, retry: true };
-                    self.session_step(seat.session, session::Event::Refused(refuse));
-                }
-                Verdict::Frozen { .. } => {
-                    let violation = format!("cluster {cluster} was frozen though it has one agent");
-                    self.check.violate(self.now_ms, 10, violation);
-                }
-            }
+    /// What the leader rules of a stream.
+    pub(super) fn rule(&mut self, process: Process, stream: u64, ruling: Ruling) {
+        let Some(seat) = self.hub(process).and_then(|hub| hub.sessions.get(&stream)) else { return };
+        if ruling == Ruling::Frozen {
+            let violation = format!("cluster {} was frozen though it has one agent", seat.cluster);
+            self.check.violate(self.now_ms, 10, violation);
+        }
+        let refused = agents::refusal(ruling).map(session::Event::Refused);
+        self.session_step(process, stream, refused.unwrap_or(session::Event::Admitted));
+    }
+
+    pub(super) fn refuse_all(&mut self, process: Process, refuse: &Refuse) {
+        let Some(hub) = self.hub(process) else { return };
+        for stream in hub.sessions.keys().copied().collect::<Vec<_>>() {
+            self.session_step(process, stream, session::Event::Refused(refuse.clone()));
         }
     }
-}
 
-/// There is one replica here.
-fn seat_of(stream: u64) -> claims::Seat {
-    claims::Seat { replica: 1, session: stream }
-}
-
-fn read_feed(store: &Mvcc, prefix: &str, cursor: &mut Cursor) -> Vec<Feed> {
-    if let Some(seen) = cursor.seen
-        && let Ok(past) = store.past(prefix, seen, FEED_MAX)
-    {
-        cursor.seen = Some(past.until);
-        let transactions = past.events.into_iter().filter_map(|event| match event {
-            crate::store::WatchEvent::Transaction { revision, changes } => Some(Feed::Changed { revision, changes }),
-            crate::store::WatchEvent::Progress(_) => None,
-        });
-        return transactions.chain([Feed::Progress(past.until)]).collect();
+    /// A stream of this replica has been spoken on: what it said counts as a sign of life to a new leader.
+    pub(super) fn speak_for_all(&mut self, process: Process) {
+        let Some(hub) = self.hub(process) else { return };
+        let seats = hub.sessions.iter().map(|(stream, seat)| (*stream, seat.cluster.clone())).collect::<Vec<_>>();
+        for (session, cluster) in seats {
+            self.post(process, outpost::Event::Said { session, from: FromAgent::Beat { cluster } });
+        }
     }
-    let revision = store.revision();
-    cursor.seen = Some(revision);
-    let entries = store.entries().filter(|entry| entry.key.as_str().starts_with(prefix)).collect();
-    vec![Feed::Reset { entries, revision }]
 }

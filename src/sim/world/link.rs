@@ -3,15 +3,17 @@
 
 use std::collections::VecDeque;
 
-use super::{At, Happening, World};
+use super::{At, Happening, World, hub::Process};
 use crate::{
-    agent::core,
+    agent::{core, link::course},
     model::protocol::{ToAgent, ToHub},
+    store::raft::ReplicaId,
 };
 
 /// One stream: messages on their way, with their time of arrival; `None` is the stream's end.
 pub struct Stream {
     at: At,
+    process: Process,
     up: VecDeque<(u64, Option<ToHub>)>,
     down: VecDeque<(u64, Option<ToAgent>)>,
 }
@@ -19,18 +21,37 @@ pub struct Stream {
 /// How many messages a stream takes before its sender has to wait.
 const STREAM_MAX: usize = 8;
 
+/// How long an agent waits for a replica that does not answer.
+const CONNECT_MS: u64 = 5_000;
+
 impl Stream {
+    pub fn at(&self) -> At {
+        self.at
+    }
+
     pub fn has_room_down(&self) -> bool {
         self.down.len() < STREAM_MAX
     }
 }
 
 impl World {
-    /// Cuts or heals the network between agent and hub, by direction.
+    /// Cuts or heals the network between an agent and all replicas, by direction.
     pub fn set_cut(&mut self, at: At, up: bool, down: bool) {
         let site = &mut self.sites[at];
         (site.cut_up, site.cut_down) = (up, down);
+        site.cuts.clear();
         self.trace.line(self.now_ms, format_args!("{}: cut up {up}, down {down}", self.sites[at].name));
+        self.pump_all(at);
+    }
+
+    /// Cuts or heals the network between an agent and one replica, by direction.
+    pub fn set_cut_from(&mut self, at: At, replica: ReplicaId, up: bool, down: bool) {
+        self.sites[at].cuts.insert(replica, (up, down));
+        self.trace.line(self.now_ms, format_args!("{}: cut from {replica} up {up}, down {down}", self.sites[at].name));
+        self.pump_all(at);
+    }
+
+    fn pump_all(&mut self, at: At) {
         let streams = self.streams.iter().filter(|(_, stream)| stream.at == at).map(|(id, _)| *id);
         for stream in streams.collect::<Vec<_>>() {
             self.after(1, Happening::Pump { stream, up: true });
@@ -38,21 +59,28 @@ impl World {
         }
     }
 
-    pub(super) fn dial(&mut self, at: At, life: u64) {
+    /// An agent tries the replica of this number; the answer follows.
+    pub(super) fn dial(&mut self, at: At, life: u64, replica: Option<ReplicaId>) {
+        let up = self.group.up();
+        let replica = replica.or_else(|| self.chance.pick(&up).copied()).unwrap_or_default();
         let site = &self.sites[at];
         if site.life != life || site.agent.is_none() || site.stream.is_some() {
             return;
         }
-        if site.cut_up || site.cut_down || self.hub.is_none() {
-            let delay = self.chance.between(500, 2_000);
-            return self.after(delay, Happening::Dial { at, life });
+        let (cut_up, cut_down) = site.cut_from(replica);
+        if cut_up || cut_down || self.group.is_paused(replica) {
+            return self.after(CONNECT_MS, Happening::Undialled { at, life });
         }
-        self.sequence += 1;
-        let stream = self.sequence;
-        self.streams.insert(stream, Stream { at, up: VecDeque::new(), down: VecDeque::new() });
+        let Some(process) = self.hubs.get(&replica).map(|hub| hub.process) else {
+            return self.after(5, Happening::Undialled { at, life });
+        };
+        let stream = self.number();
+        self.streams.insert(stream, Stream { at, process, up: VecDeque::new(), down: VecDeque::new() });
         self.sites[at].stream = Some(stream);
-        self.accept(stream, at);
+        self.trace.line(self.now_ms, format_args!("{} dials {replica}", self.sites[at].name));
+        self.accept(process, stream, at);
         self.agent_step(at, life, core::Event::LinkOpened);
+        self.steer(at, life, course::Event::Opened);
     }
 
     fn travel(&mut self, last: Option<u64>) -> u64 {
@@ -102,28 +130,37 @@ impl World {
         }
     }
 
+    /// Whose process reads what comes up the stream.
+    pub(super) fn reader(&self, stream: u64) -> Option<Process> {
+        self.streams.get(&stream).map(|stream| stream.process)
+    }
+
     /// Lets what has arrived out of a stream, in order, unless the network is cut.
     pub(super) fn pump(&mut self, stream: u64, up: bool) {
         loop {
             let now_ms = self.now_ms;
             let Some(queue) = self.streams.get_mut(&stream) else { return };
-            let (at, arrived) = (queue.at, |arrival: u64| arrival <= now_ms);
+            let (at, process) = (queue.at, queue.process);
+            let arrived = |arrival: u64| arrival <= now_ms;
             let site = &self.sites[at];
+            let (cut_up, cut_down) = site.cut_from(process.id);
             if up {
-                if site.cut_up || !queue.up.front().is_some_and(|(arrival, _)| arrived(*arrival)) {
+                if cut_up || !queue.up.front().is_some_and(|(arrival, _)| arrived(*arrival)) {
                     return;
                 }
                 let Some((_, message)) = queue.up.pop_front() else { return };
-                self.trace.line(now_ms, format_args!("{} → hub: {}", site.name, name_up(message.as_ref())));
-                self.hear(stream, message);
+                self.trace
+                    .line(now_ms, format_args!("{} → hub {}: {}", site.name, process.id, name_up(message.as_ref())));
+                self.hear(process, stream, message);
             } else {
-                if site.cut_down || !queue.down.front().is_some_and(|(arrival, _)| arrived(*arrival)) {
+                if cut_down || !queue.down.front().is_some_and(|(arrival, _)| arrived(*arrival)) {
                     return;
                 }
                 let Some((_, message)) = queue.down.pop_front() else { return };
-                self.trace.line(now_ms, format_args!("hub → {}: {}", site.name, name_down(message.as_ref())));
+                self.trace
+                    .line(now_ms, format_args!("hub {} → {}: {}", process.id, site.name, name_down(message.as_ref())));
                 self.tell_agent(stream, at, message);
-                self.session_room(stream);
+                self.session_room(process, stream);
             }
         }
     }

@@ -11,13 +11,29 @@ use crate::{
         cluster::{Capacity, Deletion, Live, Rejection},
         core::{self, Answer, Call, Config, Core},
         ledger::{Entry, Ledger, Made, Write, memory::MemoryLedger},
+        link::{
+            addresses,
+            course::{self, Action, Course, Ended, Validity},
+        },
     },
     model::{GroupVersionKind, Now, Timestamp, Uid, protocol::ToAgent},
     sim::{
         member::{Change, Member},
         mutant::Mutant,
     },
+    store::raft::ReplicaId,
 };
+
+/// Where a replica is, to agents.
+const URL: &str = "https://replica-";
+/// What agents are started with: leads to any replica.
+const ANY: &str = "https://any";
+/// When certificates end; a simulated world does not last as long.
+const DOOM_MS: i64 = super::DAWN_MS * 2;
+
+pub fn url(replica: ReplicaId) -> String {
+    format!("{URL}{replica}")
+}
 
 /// One member cluster with its agent.
 pub struct Site {
@@ -30,12 +46,12 @@ pub struct Site {
     /// The network between agent and hub lets nothing through, by direction.
     pub cut_up: bool,
     pub cut_down: bool,
+    /// The same, for single replicas.
+    pub cuts: BTreeMap<ReplicaId, (bool, bool)>,
     /// The member's API server answers its agent nothing.
     pub unreachable: bool,
     /// What ran here was left behind on purpose, when its Cluster was deleted.
     pub was_orphaned: bool,
-    /// The hub said that connecting again is no use.
-    is_unwelcome: bool,
     pub(super) agent: Option<Agent>,
     pub(super) life: u64,
     pub(super) stream: Option<u64>,
@@ -47,6 +63,10 @@ pub struct Site {
 
 pub(super) struct Agent {
     core: Core,
+    course: Course,
+    pub(super) course_armed: Option<u64>,
+    /// Where it may connect, in the order in which it tries.
+    urls: Vec<String>,
     booted_ms: u64,
     watches: BTreeSet<GroupVersionKind>,
     /// When the last thing observed arrives: observations do not overtake each other.
@@ -66,9 +86,9 @@ impl Site {
             ledger: MemoryLedger::default(),
             cut_up: false,
             cut_down: false,
+            cuts: BTreeMap::new(),
             unreachable: false,
             was_orphaned: false,
-            is_unwelcome: false,
             agent: None,
             life: 0,
             stream: None,
@@ -76,6 +96,12 @@ impl Site {
             sent: Vec::new(),
             member_armed: None,
         }
+    }
+
+    /// Whether the network lets nothing through, up and down.
+    pub fn cut_from(&self, replica: ReplicaId) -> (bool, bool) {
+        let (up, down) = self.cuts.get(&replica).copied().unwrap_or_default();
+        (self.cut_up || up, self.cut_down || down)
     }
 
     /// What the ledger holds, by Application.
@@ -100,9 +126,15 @@ impl World {
         let life = site.life;
         let config = Config { instance: format!("{}-{life}", site.name), seed: life, ..Config::default() };
         let loaded = site.ledger.load().unwrap_or_default();
-        let (core, effects) = Core::start(config, site_now(site.skew_ms, now_ms, now_ms), loaded);
+        let now = site_now(site.skew_ms, now_ms, now_ms);
+        let doom = Timestamp::from_millis(DOOM_MS);
+        let forever = Validity { renew_at: doom, not_after: doom };
+        let (core, effects) = Core::start(config, now, loaded);
         site.agent = Some(Agent {
             core,
+            course: Course::start(now, forever, life),
+            course_armed: None,
+            urls: vec![ANY.to_owned()],
             booted_ms: now_ms,
             watches: BTreeSet::new(),
             observed_ms: now_ms,
@@ -121,7 +153,42 @@ impl World {
         self.observe(at, |life| Happening::Capacity { at, life, capacity: pods });
         self.agent_step(at, life, core::Event::Facts(facts));
         let delay = self.chance.between(10, 300);
-        self.after(delay, Happening::Dial { at, life });
+        self.after(delay, Happening::LinkTick { at, life });
+    }
+
+    /// What the link does next; the product's own course decides it.
+    pub(super) fn steer(&mut self, at: At, life: u64, event: course::Event) {
+        let now_ms = self.now_ms;
+        let site = &mut self.sites[at];
+        let Some(agent) = site.agent.as_mut().filter(|_| site.life == life) else { return };
+        let now = site_now(site.skew_ms, agent.booted_ms, now_ms);
+        match agent.course.step(now, event) {
+            Some(Action::Connect(number)) => {
+                let url = agent.urls.get(number % agent.urls.len().max(1)).map(String::as_str).unwrap_or(ANY);
+                let replica = url.strip_prefix(URL).and_then(|number| number.parse().ok());
+                let delay = self.chance.between(1, 20);
+                self.after(delay, Happening::Dial { at, life, replica });
+            }
+            // Certificates are as good as for ever here.
+            Some(Action::Renew(_) | Action::Close) | None => {
+                if let Some(wake_at) = agent.course.wake_at(now) {
+                    let wake_at = (agent.booted_ms + wake_at).clamp(now_ms + 1, now_ms + 3_600_000);
+                    if agent.course_armed.is_none_or(|armed| wake_at < armed || armed <= now_ms) {
+                        agent.course_armed = Some(wake_at);
+                        self.after(wake_at - now_ms, Happening::LinkTick { at, life });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The agent keeps where the replicas are.
+    fn learn_urls(&mut self, at: At, said: &[String]) {
+        let site = &mut self.sites[at];
+        let seed = site.life;
+        let Some(agent) = &mut site.agent else { return };
+        agent.urls = addresses(said, &[ANY.to_owned()], seed);
+        agent.course.learn_addresses(agent.urls.len());
     }
 
     /// Kills the agent; what was not in the ledger yet is lost. After a power cut the hub finds out by itself.
@@ -196,7 +263,6 @@ impl World {
         site.ledger = MemoryLedger::default();
         site.sent.clear();
         site.was_orphaned = true;
-        site.is_unwelcome = false;
         self.check.ledger_discarded(&self.sites[at].name);
         self.start_agent(at);
     }
@@ -209,22 +275,30 @@ impl World {
         let life = self.sites[at].life;
         match message {
             Some(message) => {
-                // Like the link: an agent that was told that trying again is no use tries seldom.
-                if let ToAgent::Refuse(refuse) = &message {
-                    self.sites[at].is_unwelcome = !refuse.retry;
+                if let ToAgent::Welcome(welcome) = &message {
+                    self.learn_urls(at, &welcome.urls);
                 }
+                // Like the link: an agent that was told that trying again is no use tries seldom.
+                let refused = match &message {
+                    ToAgent::Refuse(refuse) if refuse.retry => Some(Ended::Lost),
+                    ToAgent::Refuse(_) => Some(Ended::Refused),
+                    _ => None,
+                };
                 let message = match self.settings.mutant {
                     Some(mutant) => self.mutate_down(mutant, at, message),
                     None => message,
                 };
                 self.agent_step(at, life, core::Event::LinkMessage(message));
+                if let Some(ended) = refused {
+                    self.sites[at].stream = None;
+                    self.agent_step(at, life, core::Event::LinkClosed("the hub refuses".into()));
+                    self.steer(at, life, course::Event::Ended(ended));
+                }
             }
             None => {
                 self.sites[at].stream = None;
                 self.agent_step(at, life, core::Event::LinkClosed("the hub ended the stream".into()));
-                let pause_max = if self.sites[at].is_unwelcome { 60_000 } else { 2_000 };
-                let delay = self.chance.between(200, pause_max);
-                self.after(delay, Happening::Dial { at, life });
+                self.steer(at, life, course::Event::Ended(Ended::Lost));
             }
         }
     }
@@ -277,8 +351,7 @@ impl World {
                         self.send_up(stream, None);
                     }
                     self.agent_step(at, life, core::Event::LinkClosed(why));
-                    let delay = self.chance.between(200, 2_000);
-                    self.after(delay, Happening::Dial { at, life });
+                    self.steer(at, life, course::Event::Ended(Ended::Lost));
                 }
                 core::Effect::Write { id, writes } => {
                     let delay = self.chance.between(1, 10);
