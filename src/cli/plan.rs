@@ -14,9 +14,9 @@ use serde::Serialize;
 use crate::{
     flow::{
         render::render,
-        schedule::{self, Candidate, Problem, Solution},
+        schedule::{self, Fleet, Problem, Solution},
     },
-    model::{Application, Cluster, Uid, placement::Refusal, revision::RenderedComponent},
+    model::{Application, Cluster, Timestamp, Uid, placement::Refusal, revision::RenderedComponent},
 };
 
 use super::{input, render::refuse};
@@ -90,8 +90,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("warning: the hub refuses this: {warning}");
     }
     let application: Application = serde_json::from_value(application)?;
-    let fleet = schedule::fleet_of(&clusters(&args.fleet)?);
-    let plan = match plan(&application, &fleet) {
+    let mut fleet = Fleet::of_clusters(&clusters(&args.fleet)?);
+    let plan = match plan(&application, &mut fleet) {
         Ok(plan) => plan,
         Err(faults) => return Ok(refuse(&faults)),
     };
@@ -125,7 +125,7 @@ fn clusters(path: &Path) -> anyhow::Result<Vec<Cluster>> {
     Ok(clusters)
 }
 
-fn plan(application: &Application, fleet: &BTreeMap<Uid, Candidate>) -> Result<Plan, Vec<String>> {
+fn plan(application: &Application, fleet: &mut Fleet) -> Result<Plan, Vec<String>> {
     let rendered =
         render(application, "").map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let component = |rendered: crate::model::revision::RenderedObjects| RenderedComponent {
@@ -137,14 +137,15 @@ fn plan(application: &Application, fleet: &BTreeMap<Uid, Candidate>) -> Result<P
     };
     let components: Vec<_> = rendered.components.into_iter().map(component).collect();
     let policies = &application.spec.policies;
-    let solution = schedule::solve(&Problem {
+    let problem = Problem {
+        now: Timestamp(jiff::Timestamp::now()),
         policies,
         components: &components,
-        fleet,
         previous: None,
         running: None,
         held: &BTreeSet::new(),
-    });
+    };
+    let solution = schedule::solve(fleet, &problem);
     let component = |component: &RenderedComponent| {
         let clusters = shares(&component.name, &solution, fleet);
         let counts: Option<Vec<u32>> = clusters.iter().map(|share| share.replicas).collect();
@@ -163,7 +164,7 @@ fn plan(application: &Application, fleet: &BTreeMap<Uid, Candidate>) -> Result<P
 }
 
 /// In order of cluster names.
-fn shares(component: &str, solution: &Solution, fleet: &BTreeMap<Uid, Candidate>) -> Vec<Share> {
+fn shares(component: &str, solution: &Solution, fleet: &Fleet) -> Vec<Share> {
     let share = |(uid, shares): (&Uid, &BTreeMap<String, crate::model::placement::Share>)| {
         let share = shares.get(component)?;
         let cluster = fleet.get(uid).map_or_else(|| uid.to_string(), |cluster| cluster.name.clone());
@@ -223,7 +224,7 @@ mod tests {
     use super::*;
 
     /// Two clusters of one node each, one with twice the room.
-    fn fleet() -> BTreeMap<Uid, Candidate> {
+    fn fleet() -> Fleet {
         let cluster = |name: &str, cpu: i64| {
             json!({
                 "metadata": {"name": name, "uid": name},
@@ -241,7 +242,7 @@ mod tests {
         };
         let clusters =
             [cluster("eu", 4000), cluster("us", 2000)].map(|cluster| serde_json::from_value(cluster).unwrap());
-        schedule::fleet_of(&clusters)
+        Fleet::of_clusters(&clusters)
     }
 
     fn planned(replicas: u32, policies: Value) -> Plan {
@@ -255,7 +256,7 @@ mod tests {
                 "policies": policies,
             },
         });
-        plan(&serde_json::from_value(application).unwrap(), &fleet()).unwrap()
+        plan(&serde_json::from_value(application).unwrap(), &mut fleet()).unwrap()
     }
 
     #[test]

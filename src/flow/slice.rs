@@ -74,7 +74,7 @@ impl<'a> Change<'a> {
 /// change keep their generation, so an agent is sent nothing.
 pub fn place(change: &Change<'_>, solution: Solution) -> Placement {
     let decision = change.previous.decision + 1;
-    let Solution { mut shares, refusals, unplaced, waiting: _, outgrown: _ } = solution;
+    let Solution { mut shares, refusals, unplaced, .. } = solution;
     let mut rows = Vec::new();
     for old in &change.previous.rows {
         let components = shares.remove(&old.cluster).unwrap_or_default();

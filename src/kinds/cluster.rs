@@ -57,8 +57,10 @@ pub fn cluster() -> Kind {
     }
 }
 
-/// Notes whose word an annotation is by which a person decides something. Whatever the client sent there.
+/// Notes when taints were set, and whose word an annotation is by which a person decides something. Whatever the client
+/// sent there.
 fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
+    date_taints(new, old, origin);
     let Some(annotations) = new.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
     let old = old.map(|old| &old["metadata"]["annotations"]);
     let before = |key: &str| old.and_then(|old| old.get(key)).cloned();
@@ -72,6 +74,20 @@ fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
         match noted {
             Some(noted) => drop(annotations.insert(author.into(), noted)),
             None => drop(annotations.remove(author)),
+        }
+    }
+}
+
+/// A taint that was there before keeps its time, unless the client says another; a new one gets the time of the request.
+fn date_taints(new: &mut Value, old: Option<&Value>, origin: &Origin) {
+    let identity = |taint: &Value| (taint["key"].clone(), taint["effect"].clone());
+    let before = old.and_then(|old| old["spec"]["taints"].as_array()).map(Vec::as_slice).unwrap_or_default();
+    let taints = new.pointer_mut("/spec/taints").and_then(Value::as_array_mut);
+    for taint in taints.into_iter().flatten().filter(|taint| taint.is_object() && taint["timeAdded"].is_null()) {
+        let known = before.iter().find(|known| identity(known) == identity(taint));
+        let added = known.map(|known| known["timeAdded"].clone()).filter(|time| !time.is_null());
+        if let Some(added) = added.or_else(|| origin.at.map(|at| json!(at.to_string()))) {
+            taint["timeAdded"] = added;
         }
     }
 }
@@ -149,12 +165,40 @@ fn cluster_spec() -> Schema {
         ),
         ("unschedulable", Schema::boolean().describe("Cordoned: keeps what it runs, gets nothing new.")),
         (
+            "taints",
+            Schema::array(cluster_taint()).list_keys(["key", "effect"]).describe(
+                "Keep away the Applications whose placement policy does not tolerate them.",
+            ),
+        ),
+        (
+            "properties",
+            Schema::map(Schema::int_or_string()).describe(
+                "What the platform knows of the cluster (cost, latency, …), by which placement policies prefer and choose.",
+            ),
+        ),
+        (
             "deletionPolicy",
             Schema::string().choices(["Orphan", "Drain"]).describe(
                 "What deleting the Cluster does to what runs there: Orphan (unless told otherwise) leaves it running, Drain removes it first.",
             ),
         ),
     ])
+}
+
+fn cluster_taint() -> Schema {
+    Schema::object([
+        ("key", Schema::string().format(Format::LabelKey).describe("As a label's key.")),
+        ("value", Schema::string().format(Format::LabelValue)),
+        (
+            "effect",
+            Schema::string().choices(["NoSchedule", "PreferNoSchedule", "NoExecute"]).describe(
+                "NoSchedule: gets nothing new. PreferNoSchedule: only where others have no room. NoExecute: what runs \
+                 there moves, too.",
+            ),
+        ),
+        ("timeAdded", Schema::time().describe("Noted by the hub; tolerations that end are counted from it.")),
+    ])
+    .required(["key", "effect"])
 }
 
 fn cluster_status() -> Schema {

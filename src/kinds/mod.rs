@@ -25,7 +25,7 @@ pub use self::{
     cluster::CLUSTER_FINALIZER, metadata::check as check_metadata, replica::REPLICA_FINALIZER, schema::Schema,
     validate::excerpt,
 };
-use crate::model::{FieldError, GroupVersionKind};
+use crate::model::{FieldError, GroupVersionKind, Timestamp};
 
 pub static APPLICATION: LazyLock<Kind> = LazyLock::new(application::application);
 pub static APPLICATION_REVISION: LazyLock<Kind> = LazyLock::new(application::application_revision);
@@ -184,6 +184,8 @@ pub struct Origin {
     pub user: String,
     /// 32 hex characters.
     pub trace: String,
+    /// When it came.
+    pub at: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Kind {
@@ -300,8 +302,11 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Cluster, Digest, Resources, Sketch, Timestamp,
-        cluster::{CertificateStatus, ClusterSpec, ClusterStatus, DeletionPolicy, Facts, JoinRequest},
+        Cluster, Digest, Resources, Sketch,
+        cluster::{
+            CertificateStatus, ClusterSpec, ClusterStatus, ClusterTaint, DeletionPolicy, Facts, JoinRequest, Property,
+            TaintEffect,
+        },
         condition::{Condition, Conditions, Truth},
         demand::Taint,
         sketch::{NamespaceRules, NodeKind, Shape},
@@ -358,7 +363,18 @@ mod tests {
         };
         let text = String::from;
         let cluster = Cluster {
-            spec: ClusterSpec { accepted: true, unschedulable: true, deletion_policy: DeletionPolicy::Drain },
+            spec: ClusterSpec {
+                accepted: true,
+                unschedulable: true,
+                deletion_policy: DeletionPolicy::Drain,
+                taints: vec![ClusterTaint {
+                    key: text("maintenance"),
+                    value: text("now"),
+                    effect: TaintEffect::NoExecute,
+                    time_added: at(),
+                }],
+                properties: [(text("cost"), Property::Integer(3)), (text("tier"), Property::Text(text("gold")))].into(),
+            },
             status: ClusterStatus {
                 conditions: Conditions(vec![condition]),
                 facts: Facts { kubernetes_version: text("v1.36.3"), region: text("eu"), ..Facts::default() },

@@ -93,6 +93,10 @@ impl Schema {
         Self::of(Shape::Boolean)
     }
 
+    pub fn int_or_string() -> Self {
+        Self::of(Shape::IntOrString)
+    }
+
     pub fn time() -> Self {
         Self::string().format(Format::DateTime)
     }

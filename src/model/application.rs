@@ -79,19 +79,160 @@ pub struct Topology {
 pub struct PlacementPolicy {
     /// No default: what `replicas` means must be said.
     pub mode: Mode,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub clusters: Vec<String>,
+    /// The replicas of its components in all clusters together. Needed where the mode of a live Application changes,
+    /// and held to be true wherever it is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster_selector: Option<LabelSelector>,
+    pub total: Option<u64>,
     /// The components it is for; empty means all. A component has at most one placement policy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<String>,
+    #[serde(flatten)]
+    pub target: ClusterSet,
+    /// In order of preference: a later group is used for what the ones before it have no room for. Empty means one
+    /// group of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ClusterGroup>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<ClusterToleration>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spread_constraints: Vec<SpreadConstraint>,
+    /// How a divided total is shared out.
+    #[serde(default, skip_serializing_if = "Division::is_default")]
+    pub division: Division,
+    /// Static weights; the first that names a cluster counts, and one that none names gets nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<ClusterWeight>,
+    /// Bounds of the replicas in one cluster; the first that names a cluster counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<ClusterLimit>,
+    /// What makes one cluster better than another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preferences: Vec<Preference>,
+    /// Nothing new of the Application is placed unless all of it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_or_nothing: bool,
+    /// Replicas of one component that one decision may take from clusters that could keep them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_moves: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
     /// Every target gets the component's replicas in full.
     Duplicated,
-    /// The component's replicas are a total, divided over the targets by free capacity.
+    /// The component's replicas are a total, divided over the targets.
     Divided,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Division {
+    /// More replicas in proportion to free room.
+    #[default]
+    FreeCapacity,
+    /// In proportion to `weights`.
+    Weighted,
+    /// Into as few clusters as hold them.
+    Aggregated,
+}
+
+/// Clusters by name and labels, all of which must hold; empty means all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterSet {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_selector: Option<LabelSelector>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterGroup {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(flatten)]
+    pub target: ClusterSet,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterWeight {
+    #[serde(flatten)]
+    pub target: ClusterSet,
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterLimit {
+    #[serde(flatten)]
+    pub target: ClusterSet,
+    /// A cluster that gets any gets at least so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+}
+
+/// As a pod's toleration, of a cluster's taints.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ClusterToleration {
+    pub key: String,
+    /// `Exists` or `Equal` (the default when empty).
+    pub operator: String,
+    pub value: String,
+    /// Empty tolerates every effect.
+    pub effect: String,
+    /// For so long after the taint was set; only of `NoExecute`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpreadConstraint {
+    /// `cluster`, `region`, `zone`, `provider` or a label of clusters. One that lacks it is in no group and is not used.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_groups: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_groups: Option<u32>,
+    /// Between the fullest and the emptiest of the groups that are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_skew: Option<u32>,
+}
+
+/// By a number in a cluster's properties (`cost`, `latency`, …), else in its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Preference {
+    pub by: String,
+    pub order: PreferenceOrder,
+    #[serde(default = "Preference::weight")]
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PreferenceOrder {
+    Lowest,
+    Highest,
+}
+
+impl Preference {
+    fn weight() -> u32 {
+        1
+    }
+}
+
+impl Division {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl ClusterSet {
+    pub fn is_all(&self) -> bool {
+        self.clusters.is_empty() && self.cluster_selector.is_none()
+    }
 }

@@ -1,11 +1,14 @@
 //! A member cluster as the hub knows it: `hub.hanse.dev/v1alpha1 Cluster`.
 
+use std::{collections::BTreeMap, fmt};
+
 use serde::{Deserialize, Serialize};
 
 use super::{condition::Conditions, object::Metadata, sketch::Sketch, time::Timestamp};
 
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+pub const PROVIDER_LABEL: &str = "topology.hanse.dev/provider";
 
 /// A typed view of the stored object. The cluster's identity is `metadata.uid`; its labels belong to the hub.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -19,6 +22,12 @@ pub struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClusterSpec {
+    /// Keep away what does not tolerate them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<ClusterTaint>,
+    /// What the platform knows of the cluster: `cost`, `latency`, … Numbers in them are scores.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, Property>,
     /// The hub's yes to the join request: until then no certificate is signed. Setting it back to false cuts the
     /// agent off at once (revocation).
     pub accepted: bool,
@@ -26,6 +35,45 @@ pub struct ClusterSpec {
     pub unschedulable: bool,
     /// What deleting the Cluster does to what runs there; `Orphan` unless told otherwise.
     pub deletion_policy: DeletionPolicy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClusterTaint {
+    pub key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    pub effect: TaintEffect,
+    /// Noted by the hub when it is set; tolerations that end are counted from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TaintEffect {
+    /// Gets nothing new.
+    #[default]
+    NoSchedule,
+    /// Gets something new only where others have no room.
+    PreferNoSchedule,
+    /// Gets nothing new, and what runs there moves.
+    NoExecute,
+}
+
+/// A number or a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Property {
+    Integer(i64),
+    Text(String),
+}
+
+impl fmt::Display for ClusterTaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, effect, .. } = self;
+        let equals = if value.is_empty() { "" } else { "=" };
+        write!(f, "{key}{equals}{value}:{effect:?}")
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -96,6 +96,18 @@ pub enum Why {
     OutScored { other: String, detail: String },
     #[error("placed together with {component}, which has no part there")]
     Together { component: String },
+    #[error("is in none of the policy's groups")]
+    NoGroup,
+    #[error("tainted {taint}, which the policy does not tolerate")]
+    Tainted { taint: String },
+    #[error("no weight of the policy is for it")]
+    NoWeight,
+    #[error("room for {room}, and a part is of at least {min}")]
+    BelowMinimum { room: u32, min: u32 },
+    #[error("left out by the spread over {by}: {detail}")]
+    Spread { by: String, detail: String },
+    #[error("nothing new is placed until {component} is")]
+    AllOrNothing { component: String },
 }
 
 impl Why {
@@ -113,6 +125,12 @@ impl Why {
             Self::NoRoom { .. } => "NoRoom",
             Self::OutScored { .. } => "OutScored",
             Self::Together { .. } => "Together",
+            Self::NoGroup => "NoGroup",
+            Self::Tainted { .. } => "Tainted",
+            Self::NoWeight => "NoWeight",
+            Self::BelowMinimum { .. } => "BelowMinimum",
+            Self::Spread { .. } => "Spread",
+            Self::AllOrNothing { .. } => "AllOrNothing",
         }
     }
 }

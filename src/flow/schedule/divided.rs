@@ -1,169 +1,220 @@
-//! Divided: a component's replicas as a total over the targets, by free capacity.
+//! Divided: a component's replicas as a total over the targets.
 //!
-//! Only the difference to the previous answer is divided. More replicas go where room is, in proportion to it; fewer
-//! are taken in proportion to what is there; those of a cluster that leaves move. Where the difference does not fit,
-//! nothing new is placed and what runs stays, because half a scale-up nobody asked for is worse than a clear no.
+//! Owns: the way from a component and the fleet to the small integer problem ([`super::integer`]) and back, with the
+//! reasons.
+//!
+//! Only the difference to the previous answer is divided. More replicas go where the policy says; fewer are taken in the
+//! same way; those of a cluster that leaves move. Where the difference does not fit, nothing new is placed and what runs
+//! stays, because half a scale-up nobody asked for is worse than a clear no.
 //!
 //! Where a replica asks for something else than before, all of them are the difference: each cluster is looked at as if
 //! what runs there were gone. What fits stays, the rest moves, and where not all fit the edit is outgrown.
 
+use std::collections::BTreeMap;
+
 use super::{
-    Candidate,
-    candidates::{Group, Standing},
-    divide::apportion,
+    Placing,
+    explain::{No, Shortage},
+    fleet::{Domains, Id},
+    integer::{self, Answer, Count, Slot, Task, Verdict},
+    policies::Group,
+    shortlist::Shortlist,
     solver::Solver,
+    standing::{Limit, Standing, Standings},
     whole::nobody_fits,
 };
-use crate::model::{Demand, Uid, placement::Why, revision::RenderedComponent};
+use crate::model::{
+    Demand,
+    application::{Division, PlacementPolicy, SpreadConstraint},
+    placement::Why,
+    revision::RenderedComponent,
+};
 
-/// A cluster's part in the small integer problem.
-struct Part<'a> {
-    uid: &'a Uid,
-    name: &'a str,
-    had: u32,
-    /// Of those, what may stay where it is.
-    stays: u32,
-    /// What it may get more; 0 where it is not open.
-    room: u32,
+/// What the policy asks of a component's division.
+struct Ask<'a> {
+    division: Division,
+    constraints: &'a [SpreadConstraint],
+    max_moves: Option<u32>,
+    afresh: bool,
+}
+
+/// A slot, and what the integer problem does not need of its cluster.
+struct Part {
+    slot: Slot,
+    standing: Standing,
     /// More than this do not fit as they are asked for now; no bound where that is as before.
     bound: u32,
-    standing: Standing,
+    /// Why it is no slot like others, where it is not its standing.
+    why: Option<Why>,
 }
 
 impl<'a> Solver<'a> {
-    pub fn divided(&mut self, group: &Group<'a>, standings: &[(&'a Uid, &'a Candidate, Standing)]) {
-        let counted: Vec<_> =
-            group.components.iter().copied().filter(|component| component.replicas.is_some()).collect();
+    pub fn divided(&mut self, group: &Group<'a>, policy: &PlacementPolicy, placing: &Placing) {
+        let (counted, others): (Vec<_>, Vec<_>) =
+            group.components.iter().copied().partition(|component| component.replicas.is_some());
         for component in &counted {
-            self.divide_one(component, standings);
+            self.divide_one(component, policy, placing);
         }
         // What has no replicas to count (a ConfigMap, a Job) goes wherever the counted components of its group run.
-        for component in group.components.iter().filter(|component| component.replicas.is_none()) {
-            let targets: Vec<Uid> = match counted.is_empty() {
-                true => standings
-                    .iter()
-                    .filter(|(.., standing)| *standing == Standing::Open)
-                    .map(|(uid, ..)| (*uid).clone())
-                    .collect(),
-                false => counted.iter().flat_map(|counted| self.holders(counted)).cloned().collect(),
+        for component in others {
+            let targets: Vec<Id> = match counted.is_empty() {
+                true => self.open(placing).collect(),
+                false => counted.iter().flat_map(|counted| self.holders(counted)).collect(),
             };
-            for uid in targets {
-                self.give(&uid, component, None, "where the divided components run".into());
+            for id in targets {
+                self.give(id, component, None, || "where the divided components run".into());
             }
-            for (uid, _, standing) in standings {
-                if counted.is_empty() && matches!(standing, Standing::Keeps(_)) {
-                    self.keep(uid, component);
+            if counted.is_empty() {
+                for id in self.previous(component).keys().copied().collect::<Vec<_>>() {
+                    if matches!(placing.of(id), Standing::Keeps(_)) {
+                        self.keep(id, component);
+                    }
                 }
             }
-            for (uid, cluster, standing) in standings {
-                if self.gets(component, uid) {
-                    continue;
-                }
-                let why = match (standing, counted.first()) {
-                    (Standing::Keeps(why) | Standing::Leaves(why), _) => why.clone(),
-                    (Standing::Gone, _) => Why::Deleting,
-                    (Standing::Open, Some(counted)) => Why::Together { component: counted.name.clone() },
-                    (Standing::Open, None) => continue,
-                };
-                self.refuse(uid, &cluster.name, component, why);
-            }
+            let otherwise = counted.first().map(|counted| Why::Together { component: counted.name.clone() });
+            self.refuse(No::new(component, placing).otherwise(otherwise.unwrap_or(Why::NotNamed)));
         }
     }
 
-    fn divide_one(&mut self, component: &'a RenderedComponent, standings: &[(&'a Uid, &'a Candidate, Standing)]) {
+    fn divide_one(&mut self, component: &'a RenderedComponent, policy: &PlacementPolicy, placing: &Placing) {
         let wanted = component.replicas.as_ref().map_or(0, |replicas| replicas.count);
-        let nothing = Demand::default();
-        let demand = component.demand.as_ref().unwrap_or(&nothing);
+        let demand = component.demand.clone().unwrap_or_default();
         let before = self.demand_before(component);
-        let part = |(uid, cluster, standing): &(&'a Uid, &'a Candidate, Standing)| {
-            self.part((uid, &cluster.name, standing), component, demand, before)
+        let ask = Ask {
+            division: policy.division,
+            constraints: &policy.spread_constraints,
+            max_moves: policy.max_moves,
+            afresh: self.reweighs(component, policy),
         };
-        let parts: Vec<Part<'a>> = standings.iter().map(part).collect();
-        let stays = |part: &Part<'_>| matches!(part.standing, Standing::Open | Standing::Keeps(_));
-        let kept: Vec<u32> = parts.iter().map(|part| part.stays).collect();
-        let sum = kept.iter().fold(0u32, |sum, &had| sum.saturating_add(had));
-        let room = parts.iter().map(|part| part.room).fold(0u32, u32::saturating_add);
+        let capacities = self.fleet.capacities(&demand);
+        let domains: Vec<_> = ask.constraints.iter().map(|constraint| self.domains(constraint)).collect();
 
-        let shares = if wanted <= sum {
-            apportion(wanted, &kept)
-        } else if wanted - sum <= room {
-            let rooms: Vec<u32> = parts.iter().map(|part| part.room).collect();
-            let more = apportion(wanted - sum, &rooms);
-            kept.iter().zip(&more).map(|(had, more)| had + more).collect()
-        } else {
-            self.stay_put(&parts, &kept, wanted - sum)
+        // Those that hold something are looked at one by one, of the others those that matter.
+        let mut parts: BTreeMap<Id, Part> = BTreeMap::new();
+        for (id, had) in self.counts(component) {
+            parts.insert(id, self.part(id, had, &demand, before, placing, capacities[id as usize]));
+        }
+        for id in self.taken_from().chain(placing.laid_over()).collect::<Vec<_>>() {
+            if !parts.contains_key(&id) {
+                let part = self.part(id, 0, &demand, None, placing, capacities[id as usize]);
+                parts.insert(id, part);
+            }
+        }
+        let looked_at: Vec<Id> = parts.keys().copied().collect();
+        let shortlist = Shortlist {
+            standings: &placing.standings,
+            capacities: &capacities,
+            domains: &domains,
+            looked_at: &looked_at,
+            // At a total of zero somebody still gets the workload.
+            needed: wanted.max(1),
+            weighted: ask.division == Division::Weighted,
         };
-        let placed: u32 = shares.iter().sum();
-        let runs = parts.iter().any(|part| part.had > 0);
+        let listed = shortlist.list();
+        let open = |slot: Slot| Part { slot, standing: Standing::Open, bound: u32::MAX, why: None };
+        let mut parts: Vec<Part> = parts.into_values().chain(listed.slots.into_iter().map(open)).collect();
+        parts.sort_unstable_by_key(|part| part.slot.id);
+        for part in &mut parts {
+            let id = part.slot.id as usize;
+            ask.fit(part, &placing.standings, |number| domains[number].of.get(id).copied());
+        }
+
+        let slots: Vec<Slot> = parts.iter().map(|part| part.slot.clone()).collect();
+        let counts: Vec<Count> = ask.constraints.iter().zip(&domains).map(|(asked, of)| count(asked, of, &slots)).collect();
+        let task = Task {
+            wanted,
+            slots: &slots,
+            beyond: listed.beyond,
+            division: ask.division,
+            counts: &counts,
+            max_moves: ask.max_moves,
+            afresh: ask.afresh,
+        };
+        let Answer { shares, verdict, left_out } = match integer::solve(&task) {
+            Ok(answer) => answer,
+            Err(broken) => {
+                self.broke(component, broken);
+                return;
+            }
+        };
+
+        let placed: u64 = shares.iter().map(|&share| u64::from(share)).sum();
+        let runs = parts.iter().any(|part| part.slot.had > 0);
         let beyond = parts.iter().zip(&shares).any(|(part, &share)| share > part.bound);
-        if before.is_some() && runs && (placed < wanted || beyond) {
-            return self.outgrown(component, demand, wanted, &parts);
+        let shortage = Shortage { demand: demand.clone(), capacities: capacities.clone(), wanted, enough: 1 };
+        if before.is_some() && runs && (placed < wanted.into() || beyond) {
+            return self.outgrown(component, &demand, wanted, &parts, (placing, shortage));
         }
-        if wanted > sum && wanted - sum > room {
-            let fits = sum.saturating_add(room);
-            let whys: Vec<Why> = parts.iter().filter_map(|part| self.shortage(part, demand, wanted)).collect();
-            self.lack(
-                component,
-                match (fits, room) {
-                    (0, 0) => nobody_fits(parts.len(), whys.iter()),
-                    _ => format!(
-                        "room for {fits} of {wanted} replicas; {placed} run, nothing new is placed until all fit"
-                    ),
-                },
-            );
-        }
+        let room = parts.iter().map(|part| u64::from(part.slot.room)).sum::<u64>().saturating_add(listed.beyond);
+        self.tell_of_verdict(component, &task, (verdict, placed, room), placing);
 
-        let figures = Figures { wanted, room, had: parts.iter().map(|part| part.had).fold(0, u32::saturating_add) };
-        for (part, &share) in parts.iter().zip(&shares) {
+        let had: u64 = parts.iter().map(|part| u64::from(part.slot.had)).sum();
+        let figures = Figures { wanted, room, had, division: ask.division };
+        let mut no = No::new(component, placing).without_room(shortage);
+        for ((part, &share), left_out) in parts.iter().zip(&shares).zip(left_out) {
+            let Part { slot, standing, .. } = part;
             // At a total of zero the holders keep the workload, scaled to nothing: it is still placed there.
-            let present = share > 0 || (wanted == 0 && stays(part) && self.has(component, part.uid).is_some());
+            let stays = matches!(standing, Standing::Open | Standing::Keeps(_));
+            let present = share > 0 || (wanted == 0 && stays && self.has(component, slot.id).is_some());
             if present {
-                self.give(part.uid, component, Some(share), figures.reason(part, share));
+                self.give(slot.id, component, Some(share), || figures.reason(slot, share));
             }
-            let more = share.saturating_sub(part.had);
-            if (more > 0 || before.is_some_and(|_| part.had > 0))
-                && let Some(mut left) = self.room(part.uid).cloned()
-            {
-                match before {
-                    Some(before) => {
-                        left.give_back(before, part.had);
-                        left.take(demand, share);
-                    }
-                    None => left.take(demand, more),
+            self.settle_room(slot, share, &demand, before);
+            if present {
+                continue;
+            }
+            let why = match (standing, &part.why) {
+                (Standing::Keeps(why) | Standing::Leaves(why), _) => Some(why.clone()),
+                (Standing::Gone, _) => Some(Why::Deleting),
+                (Standing::Open, Some(why)) => Some(why.clone()),
+                (Standing::Open, None) if slot.high() == 0 => {
+                    Some(Why::NoRoom { room: 0, wanted, scarce: self.scarce(slot.id, &demand) })
                 }
-                self.take(part.uid, left);
-            }
-            if !present {
-                let why = self.shortage(part, demand, wanted).unwrap_or_else(|| Why::OutScored {
-                    other: largest(&parts, &shares),
-                    detail: match placed < wanted {
-                        true => format!("all {wanted} or nothing new, and only {} fit", sum.saturating_add(room)),
-                        false => format!("all {wanted} replicas are placed, and what runs stays"),
-                    },
-                });
-                self.refuse(part.uid, part.name, component, why);
+                (Standing::Open, None) if left_out && verdict == Verdict::Placed => Some(spread_out(&ask)),
+                (Standing::Open, None) => None,
+            };
+            if let Some(why) = why {
+                no.explicit.insert(slot.id, why);
             }
         }
-        if wanted == 0 && self.holders(component).is_empty() {
-            self.place_nothing(component, &parts);
+        let other = self.largest(&parts, &shares);
+        let detail = match verdict {
+            Verdict::Placed => format!("all {wanted} replicas are placed, and what runs stays"),
+            Verdict::Short(fits) => format!("all {wanted} or nothing new, and only {fits} fit"),
+            Verdict::Unspreadable => "nothing new is placed until the spread can be kept".into(),
+            Verdict::Moves(moves) => format!("{moves} replicas would have to move"),
+        };
+        for (asked, of) in ask.constraints.iter().zip(&domains).filter(|(asked, _)| asked.by != "cluster") {
+            no.unlabelled.push((of.clone(), lacks_label(asked)));
+        }
+        if ask.division == Division::Weighted {
+            no.unweighted = true;
+        }
+        let verdict_is_no = verdict != Verdict::Placed;
+        self.refuse(no.otherwise(Why::OutScored { other, detail }));
+        if wanted == 0 && self.holders(component).is_empty() && !verdict_is_no {
+            self.place_nothing(component, &parts, placing);
         }
     }
 
     /// `before` is what each replica that runs asks for, where that is another demand.
     fn part(
         &self,
-        (uid, name, standing): (&'a Uid, &'a str, &Standing),
-        component: &RenderedComponent,
+        id: Id,
+        had: u32,
         demand: &Demand,
         before: Option<&Demand>,
-    ) -> Part<'a> {
-        let had = self.has(component, uid).and_then(|share| share.replicas).unwrap_or(0);
-        let is_open = *standing == Standing::Open;
+        placing: &Placing,
+        capacity: u32,
+    ) -> Part {
+        let standing = placing.of(id).clone();
+        let is_open = standing == Standing::Open;
+        let capacity = if self.is_taken_from(id) { self.room(id).map_or(0, |room| room.for_demand(demand)) } else { capacity };
         let (mut stays, mut bound) = (had, u32::MAX);
         let room = match before {
-            None => self.room(uid).filter(|_| is_open).map_or(0, |room| room.for_demand(demand)),
+            None => if is_open { capacity } else { 0 },
             Some(before) => {
-                let emptied = self.room(uid).cloned().map(|mut room| {
+                let emptied = self.room(id).cloned().map(|mut room| {
                     room.give_back(before, had);
                     room
                 });
@@ -177,65 +228,179 @@ impl<'a> Solver<'a> {
         if matches!(standing, Standing::Leaves(_) | Standing::Gone) {
             stays = 0;
         }
-        Part { uid, name, had, stays, room, bound, standing: standing.clone() }
+        let slot = Slot {
+            id,
+            had,
+            stays,
+            room,
+            weight: placing.standings.weight(id),
+            tier: placing.standings.tier(id),
+            min: 0,
+            pinned: matches!(standing, Standing::Keeps(_)),
+            leaves: matches!(standing, Standing::Leaves(_)),
+        };
+        Part { slot, standing, bound, why: None }
+    }
+
+    /// Takes what is new off the rooms of this decision.
+    fn settle_room(&mut self, slot: &Slot, share: u32, demand: &Demand, before: Option<&Demand>) {
+        let more = share.saturating_sub(slot.had);
+        if !self.counts_on || !(more > 0 || before.is_some_and(|_| slot.had > 0)) {
+            return;
+        }
+        let Some(mut left) = self.room(slot.id).cloned() else { return };
+        match before {
+            Some(before) => {
+                left.give_back(before, slot.had);
+                left.take(demand, share);
+            }
+            None => left.take(demand, more),
+        }
+        self.take(slot.id, left);
+    }
+
+    fn tell_of_verdict(
+        &mut self,
+        component: &RenderedComponent,
+        task: &Task<'_>,
+        (verdict, placed, room): (Verdict, u64, u64),
+        placing: &Placing,
+    ) {
+        let wanted = task.wanted;
+        let what = match verdict {
+            Verdict::Placed => return,
+            Verdict::Short(0) if room == 0 => {
+                nobody_fits(self.fleet.len(), self.tally(placing))
+            }
+            Verdict::Short(fits) => {
+                format!("room for {fits} of {wanted} replicas; {placed} run, nothing new is placed until all fit")
+            }
+            Verdict::Unspreadable => format!(
+                "no choice of clusters keeps the spread with {wanted} replicas; {placed} run, nothing new is placed until \
+                 one does"
+            ),
+            Verdict::Moves(moves) => format!(
+                "{moves} replicas would have to move, and the policy lets {} at once; {placed} run",
+                task.max_moves.unwrap_or_default()
+            ),
+        };
+        self.lack(component, what);
     }
 
     /// As they are asked for now the replicas fit nowhere; every cluster says how many it could take.
-    fn outgrown(&mut self, component: &'a RenderedComponent, demand: &Demand, wanted: u32, parts: &[Part<'a>]) {
-        let stays = |part: &&Part<'_>| matches!(part.standing, Standing::Open | Standing::Keeps(_));
-        let fits = |part: &Part<'_>| part.stays.saturating_add(part.room).min(part.bound);
-        let all = parts.iter().filter(stays).map(fits).fold(0, u32::saturating_add);
+    fn outgrown(
+        &mut self,
+        component: &'a RenderedComponent,
+        demand: &Demand,
+        wanted: u32,
+        parts: &[Part],
+        (placing, shortage): (&Placing, Shortage),
+    ) {
+        let stays = |part: &&Part| matches!(part.standing, Standing::Open | Standing::Keeps(_));
+        let fits = |part: &Part| part.slot.high().min(part.bound);
+        let in_parts = parts.iter().filter(stays).map(|part| u64::from(fits(part))).sum::<u64>();
+        let beyond = self.open(placing).filter(|id| parts.binary_search_by_key(id, |part| part.slot.id).is_err());
+        let elsewhere = beyond.map(|id| u64::from(shortage.capacities[id as usize])).sum::<u64>();
+        let all = in_parts.saturating_add(elsewhere);
         self.outgrow(
             component,
             format!(
                 "room for {all} of {wanted} replicas as they are asked for now; the revision that runs goes on until all fit"
             ),
         );
-        for part in parts {
-            let why = match &part.standing {
-                Standing::Open => {
-                    let scarce = self.room(part.uid).map(|room| room.scarce(demand)).unwrap_or_default();
-                    Why::NoRoom { room: fits(part), wanted, scarce }
-                }
-                Standing::Keeps(why) | Standing::Leaves(why) => why.clone(),
-                Standing::Gone => Why::Deleting,
-            };
-            self.refuse(part.uid, part.name, component, why);
+        // Every cluster tells its room, also one that has some.
+        let mut no = No::new(component, placing).without_room(Shortage { enough: u32::MAX, ..shortage });
+        for part in parts.iter().filter(|part| part.standing == Standing::Open) {
+            let scarce = self.scarce(part.slot.id, demand);
+            no.explicit.insert(part.slot.id, Why::NoRoom { room: fits(part), wanted, scarce });
         }
+        self.refuse(no);
     }
 
     /// A total of zero on first placement: the cluster with most room gets the workload without replicas.
-    fn place_nothing(&mut self, component: &RenderedComponent, parts: &[Part<'a>]) {
+    fn place_nothing(&mut self, component: &RenderedComponent, parts: &[Part], placing: &Placing) {
         let open = parts.iter().filter(|part| part.standing == Standing::Open);
-        match open.min_by_key(|part| (std::cmp::Reverse(part.room), part.name, part.uid)) {
-            Some(part) => self.give(part.uid, component, Some(0), "0 of 0: most room".into()),
+        let roomiest = open.min_by_key(|part| (std::cmp::Reverse(part.slot.room), part.slot.id)).map(|part| part.slot.id);
+        match roomiest.or_else(|| self.open(placing).next()) {
+            Some(id) => self.give(id, component, Some(0), || "0 of 0: most room".into()),
             None => self.lack(component, "no cluster can take it".into()),
         }
     }
 
-    /// The difference does not fit: holders keep what they have, also those that should leave, as far as `lacking`
-    /// replicas are missing without them. Only a cluster that is being deleted loses its part all the same.
-    fn stay_put(&self, parts: &[Part<'_>], kept: &[u32], mut lacking: u32) -> Vec<u32> {
-        let mut shares = kept.to_vec();
-        for (share, part) in shares.iter_mut().zip(parts) {
-            if matches!(part.standing, Standing::Leaves(_)) {
-                *share = part.had.min(lacking);
-                lacking -= *share;
-            }
-        }
-        shares
+    fn largest(&self, parts: &[Part], shares: &[u32]) -> String {
+        let most = parts.iter().zip(shares).filter(|&(_, &share)| share > 0);
+        let most = most.min_by_key(|&(part, &share)| (std::cmp::Reverse(share), part.slot.id));
+        most.map_or_else(|| "nobody".to_owned(), |(part, _)| self.fleet.at(part.slot.id).name.clone())
     }
 
-    fn shortage(&self, part: &Part<'_>, demand: &Demand, wanted: u32) -> Option<Why> {
-        match &part.standing {
-            Standing::Keeps(why) | Standing::Leaves(why) => Some(why.clone()),
-            Standing::Gone => Some(Why::Deleting),
-            Standing::Open if part.room == 0 => {
-                let scarce = self.room(part.uid).map(|room| room.scarce(demand)).unwrap_or_default();
-                Some(Why::NoRoom { room: 0, wanted, scarce })
-            }
-            Standing::Open => None,
+    /// Whether the weights are others than those of what runs.
+    fn reweighs(&self, component: &RenderedComponent, policy: &PlacementPolicy) -> bool {
+        let Some(running) = self.problem.running else { return false };
+        let names = |known: &PlacementPolicy| known.components.is_empty() || known.components.contains(&component.name);
+        let mut known = running.policies.iter().filter(|known| known.type_ == "placement");
+        let before = known.find_map(|known| {
+            serde_json::from_value::<PlacementPolicy>(known.properties.clone()).ok().filter(names)
+        });
+        policy.division == Division::Weighted
+            && before.is_none_or(|before| (before.division, &before.weights) != (policy.division, &policy.weights))
+    }
+
+    fn domains(&mut self, constraint: &SpreadConstraint) -> std::sync::Arc<Domains> {
+        match constraint.by.as_str() {
+            "cluster" => Default::default(),
+            by => self.fleet.domains(by),
         }
+    }
+}
+
+impl Ask<'_> {
+    /// Fits a part into what the policy allows in its cluster.
+    fn fit(&self, part: &mut Part, standings: &Standings, domain: impl Fn(usize) -> Option<u32>) {
+        let Limit { min, max } = standings.limit(part.slot.id);
+        let slot = &mut part.slot;
+        slot.stays = slot.stays.min(max);
+        slot.room = slot.room.min(max - slot.stays);
+        if part.standing != Standing::Open {
+            return;
+        }
+        let lacks = |(number, constraint): (usize, &SpreadConstraint)| {
+            let none = constraint.by != "cluster" && domain(number).is_none_or(|of| of == Domains::NONE);
+            none.then(|| lacks_label(constraint))
+        };
+        part.why = if self.division == Division::Weighted && slot.weight == 0 {
+            Some(Why::NoWeight)
+        } else if slot.high() < min {
+            Some(Why::BelowMinimum { room: slot.high(), min })
+        } else {
+            self.constraints.iter().enumerate().find_map(lacks)
+        };
+        if part.why.is_some() {
+            (slot.stays, slot.room, slot.leaves) = (0, 0, true);
+        } else {
+            slot.min = min;
+        }
+    }
+}
+
+fn lacks_label(constraint: &SpreadConstraint) -> Why {
+    Why::Spread { by: constraint.by.clone(), detail: "it does not say where it is".into() }
+}
+
+fn spread_out(ask: &Ask<'_>) -> Why {
+    let by: Vec<&str> = ask.constraints.iter().map(|constraint| constraint.by.as_str()).collect();
+    match by.is_empty() {
+        true => Why::Spread { by: "minimums".into(), detail: "others take the replicas with theirs".into() },
+        false => Why::Spread { by: by.join(" and "), detail: "others were chosen".into() },
+    }
+}
+
+fn count(asked: &SpreadConstraint, of: &Domains, slots: &[Slot]) -> Count {
+    let by_cluster = asked.by == "cluster";
+    Count {
+        of: if by_cluster { Vec::new() } else { slots.iter().map(|slot| of.of[slot.id as usize]).collect() },
+        min: asked.min_groups.unwrap_or(0),
+        max: asked.max_groups.unwrap_or(u32::MAX),
+        skew: asked.max_skew,
     }
 }
 
@@ -246,36 +411,35 @@ fn is_within(demand: &Demand, other: &Demand) -> bool {
         && (&demand.node_selector, &demand.tolerations) == (&other.node_selector, &other.tolerations)
 }
 
-fn largest(parts: &[Part<'_>], shares: &[u32]) -> String {
-    let most = parts
-        .iter()
-        .zip(shares)
-        .filter(|&(_, &share)| share > 0)
-        .min_by_key(|&(part, &share)| (std::cmp::Reverse(share), part.name));
-    most.map_or_else(|| "nobody".to_owned(), |(part, _)| part.name.to_owned())
-}
-
 /// What the reasons quote.
 struct Figures {
     wanted: u32,
-    had: u32,
-    room: u32,
+    had: u64,
+    room: u64,
+    division: Division,
 }
 
 impl Figures {
-    fn reason(&self, part: &Part<'_>, share: u32) -> String {
-        let Self { wanted, had, room } = self;
-        let by_room = || format!("by free capacity, {} of {room}", part.room);
-        match (part.had, share) {
-            (0, share) => format!("{share} of {wanted} {}", by_room()),
+    fn reason(&self, slot: &Slot, share: u32) -> String {
+        let Self { wanted, had, room, .. } = self;
+        let how = || match self.division {
+            Division::FreeCapacity => format!("by free capacity, {} of {room}", slot.room),
+            Division::Weighted => format!("by weight {}", slot.weight),
+            Division::Aggregated => format!("in as few clusters as may be, room for {}", slot.high()),
+        };
+        match (slot.had, share) {
+            (0, share) => format!("{share} of {wanted} {}", how()),
             (before, share) if share > before => {
-                format!("{share} of {wanted}, up from {before}: {} more {}", share - before, by_room())
+                format!("{share} of {wanted}, up from {before}: {} more {}", share - before, how())
             }
-            (before, share) if share < before && wanted < had => {
+            (before, share) if share < before && u64::from(*wanted) < *had => {
                 format!("{share} of {wanted}, down from {before}: the total went from {had} to {wanted}")
             }
-            (before, share) if share < before => {
+            (before, share) if share < before && share == slot.high() => {
                 format!("{share} of {wanted}, down from {before}: no more fit as they are asked for now")
+            }
+            (before, share) if share < before => {
+                format!("{share} of {wanted}, down from {before}: the policy has the rest elsewhere")
             }
             (_, share) => format!("{share} of {wanted}"),
         }

@@ -1,144 +1,197 @@
 //! The state of one decision: room that is left, shares given so far, and the "no"s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    Candidate, Problem, Room, Solution,
-    candidates::{Group, Policies, Spread, Standing},
+    Decision, Problem, Room,
+    explain::No,
+    fleet::{Fleet, Id},
+    integer::Broken,
+    policies::{Group, Policies, Spread},
+    standing::{Standing, Standings},
+    whole::word,
 };
 use crate::model::{
-    Demand, Uid,
-    placement::{Refusal, Share, Why},
+    Demand,
+    placement::{Share, Why},
     revision::RenderedComponent,
 };
 
 pub struct Solver<'a> {
     pub problem: &'a Problem<'a>,
-    /// In order of name, then uid: the order in which every tie ends.
-    pub clusters: Vec<(&'a Uid, &'a Candidate)>,
+    pub fleet: &'a mut Fleet,
+    /// Whether anything that is still to be placed asks how much room this decision has left.
+    pub counts_on: bool,
     /// Room of clusters from which this very decision has taken something.
-    rooms: BTreeMap<&'a Uid, Room>,
+    rooms: BTreeMap<Id, Room>,
     /// Component → cluster → what it has.
-    previous: BTreeMap<&'a str, BTreeMap<&'a Uid, &'a Share>>,
-    solution: Solution,
+    previous: BTreeMap<&'a str, BTreeMap<Id, &'a Share>>,
+    decision: Decision,
+}
+
+/// How the clusters stand to a group of components in this decision.
+#[derive(Debug, Clone)]
+pub struct Placing {
+    pub standings: Arc<Standings>,
+    /// What this decision alone knows.
+    over: BTreeMap<Id, Standing>,
+}
+
+impl Placing {
+    pub fn of(&self, id: Id) -> &Standing {
+        self.over.get(&id).unwrap_or_else(|| self.standings.of(id))
+    }
+
+    pub fn laid_over(&self) -> impl Iterator<Item = Id> {
+        self.over.keys().copied()
+    }
 }
 
 impl<'a> Solver<'a> {
-    pub fn new(problem: &'a Problem<'a>) -> Self {
-        let mut clusters: Vec<_> = problem.fleet.iter().collect();
-        clusters.sort_by(|(uid, cluster), (other_uid, other)| (&cluster.name, uid).cmp(&(&other.name, other_uid)));
-        let mut previous: BTreeMap<&str, BTreeMap<&Uid, &Share>> = BTreeMap::new();
+    pub fn new(problem: &'a Problem<'a>, fleet: &'a mut Fleet) -> Self {
+        fleet.settle();
+        let mut previous: BTreeMap<&str, BTreeMap<Id, &Share>> = BTreeMap::new();
         for row in problem.previous.iter().flat_map(|placement| &placement.rows) {
+            let Some(id) = fleet.id(&row.cluster) else { continue };
             for (component, share) in &row.components {
-                previous.entry(component).or_default().insert(&row.cluster, share);
+                previous.entry(component).or_default().insert(id, share);
             }
         }
-        Self { problem, clusters, rooms: BTreeMap::new(), previous, solution: Solution::default() }
+        let counts_on = problem.components.len() > 1;
+        Self { problem, fleet, counts_on, rooms: BTreeMap::new(), previous, decision: Decision::default() }
     }
 
-    pub fn run(mut self) -> Solution {
+    pub fn run(mut self) -> Decision {
         match Policies::read(self.problem.policies) {
             Ok(policies) => {
-                for group in policies.groups(self.problem.components) {
-                    self.place(&policies, &group);
+                let groups = policies.groups(self.problem.components);
+                for group in &groups {
+                    self.place(&policies, group);
                 }
             }
             // Nothing can be decided, so nothing changes.
-            Err(fault) => {
-                for component in self.problem.components {
-                    self.keep_all(component);
-                    self.lack(component, fault.clone());
-                }
-            }
+            Err(fault) => self.change_nothing(&fault),
         }
-        sort(&mut self.solution.refusals);
-        self.solution
+        self.decision
+    }
+
+    /// Everything stays as it is, for this reason.
+    fn change_nothing(&mut self, reason: &str) {
+        for component in self.problem.components {
+            for id in self.previous(component).keys().copied().collect::<Vec<_>>() {
+                self.keep(id, component);
+            }
+            self.lack(component, reason.to_owned());
+        }
     }
 
     fn place(&mut self, policies: &Policies, group: &Group<'a>) {
-        let stand = |&(uid, cluster): &(&'a Uid, &'a Candidate)| {
-            (uid, cluster, policies.standing(self.problem, group, uid, cluster))
-        };
-        let standings: Vec<_> = self.clusters.iter().map(stand).collect();
-        let present: BTreeSet<&str> = self.clusters.iter().map(|(_, cluster)| cluster.name.as_str()).collect();
-        let strangers: Vec<&str> = policies.named(group).into_iter().filter(|&name| !present.contains(name)).collect();
+        let placing = self.placing(policies, group);
+        let named = policies.named(group);
+        let strangers: Vec<&str> = named.into_iter().filter(|name| self.fleet.named(name).is_none()).collect();
         for component in &group.components {
-            for &name in &strangers {
-                self.refuse(&Uid::default(), name, component, Why::NoSuchCluster);
+            for name in &strangers {
+                self.decision.strangers.push((component.name.clone(), (*name).to_owned()));
             }
         }
-        match group.spread {
-            Spread::Single => self.single(group, &standings),
-            Spread::Duplicated => self.duplicated(policies, group, &standings),
-            Spread::Divided => self.divided(group, &standings),
+        match (group.spread, policies.of(group)) {
+            (Spread::Single, _) => self.single(group, &placing),
+            (Spread::Divided, Some(policy)) => self.divided(group, policy, &placing),
+            _ => self.duplicated(policies, group, &placing),
         }
-        let nobody = standings.iter().all(|(_, _, standing)| matches!(standing, Standing::Leaves(_) | Standing::Gone));
+        if strangers.is_empty() && (policies.allows_empty() || self.is_chosen(&placing)) {
+            return;
+        }
         for component in &group.components {
-            if !strangers.is_empty() {
-                self.lack(component, format!("no cluster named {} has joined", strangers.join(", ")));
-            } else if nobody && !policies.allows_empty() {
-                self.lack(component, nobody_chosen(&standings));
+            match strangers.is_empty() {
+                false => self.lack(component, format!("no cluster named {} has joined", strangers.join(", "))),
+                true => self.lack(component, self.nobody_chosen(&placing)),
             }
         }
     }
 
-    pub fn room(&self, uid: &Uid) -> Option<&Room> {
-        self.rooms.get(uid).or_else(|| self.problem.fleet.get(uid)?.room.as_ref())
+    fn placing(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {
+        let (key, rules) = policies.rules(group);
+        let standings = self.fleet.standings(&key, &rules, self.problem.now);
+        let mut over = BTreeMap::new();
+        for id in self.problem.held.iter().filter_map(|uid| self.fleet.id(uid)) {
+            if let Standing::Leaves(why) = standings.of(id) {
+                over.insert(id, Standing::Keeps(why.clone()));
+            }
+        }
+        let placing = Placing { standings, over };
+        let holders = group.components.iter().flat_map(|component| self.previous(component).keys());
+        let end = holders.filter_map(|&id| placing.standings.end(id)).min();
+        self.decision.until = self.decision.until.into_iter().chain(end).min();
+        placing
     }
 
-    pub fn take(&mut self, uid: &'a Uid, room: Room) {
-        self.rooms.insert(uid, room);
+    /// Whether the policies choose any cluster at all.
+    fn is_chosen(&self, placing: &Placing) -> bool {
+        let stays = |standing: &Standing| matches!(standing, Standing::Open | Standing::Keeps(_));
+        placing.over.values().any(stays) || placing.standings.any(stays)
     }
 
-    pub fn has(&self, component: &RenderedComponent, uid: &Uid) -> Option<&'a Share> {
-        self.previous.get(component.name.as_str())?.get(uid).copied()
+    /// Open clusters, in order of ids.
+    pub fn open<'p>(&self, placing: &'p Placing) -> impl Iterator<Item = Id> + use<'p> {
+        let codes = placing.standings.codes().iter().zip(0..);
+        codes.filter(|&(&code, id)| code == Standings::OPEN && !placing.over.contains_key(&id)).map(|(_, id)| id)
     }
 
-    pub fn give(&mut self, uid: &Uid, component: &RenderedComponent, replicas: Option<u32>, reason: String) {
+    pub fn room(&self, id: Id) -> Option<&Room> {
+        self.rooms.get(&id).or(self.fleet.at(id).room.as_ref())
+    }
+
+    pub fn scarce(&self, id: Id, demand: &Demand) -> String {
+        self.room(id).map(|room| room.scarce(demand)).unwrap_or_default()
+    }
+
+    pub fn take(&mut self, id: Id, room: Room) {
+        self.rooms.insert(id, room);
+    }
+
+    pub fn is_taken_from(&self, id: Id) -> bool {
+        self.rooms.contains_key(&id)
+    }
+
+    pub fn taken_from(&self) -> impl Iterator<Item = Id> {
+        self.rooms.keys().copied()
+    }
+
+    pub fn previous(&self, component: &RenderedComponent) -> &BTreeMap<Id, &'a Share> {
+        static NONE: BTreeMap<Id, &Share> = BTreeMap::new();
+        self.previous.get(component.name.as_str()).unwrap_or(&NONE)
+    }
+
+    /// Cluster → replicas it has.
+    pub fn counts(&self, component: &RenderedComponent) -> Vec<(Id, u32)> {
+        self.previous(component).iter().map(|(&id, share)| (id, share.replicas.unwrap_or(0))).collect()
+    }
+
+    pub fn has(&self, component: &RenderedComponent, id: Id) -> Option<&'a Share> {
+        self.previous(component).get(&id).copied()
+    }
+
+    pub fn give(&mut self, id: Id, component: &RenderedComponent, replicas: Option<u32>, reason: impl FnOnce() -> String) {
         // An unchanged share keeps the reason it was decided for: the decision is the old one.
-        let share = match self.has(component, uid) {
+        let share = match self.has(component, id) {
             Some(share) if share.replicas == replicas => share.clone(),
-            _ => Share { replicas, reason },
+            _ => Share { replicas, reason: reason() },
         };
-        self.solution.shares.entry(uid.clone()).or_default().insert(component.name.clone(), share);
+        self.decision.shares.entry(id).or_default().insert(component.name.clone(), share);
     }
 
-    pub fn keep(&mut self, uid: &Uid, component: &RenderedComponent) {
-        if let Some(share) = self.has(component, uid) {
-            self.give(uid, component, share.replicas, String::new());
+    pub fn keep(&mut self, id: Id, component: &RenderedComponent) {
+        if let Some(share) = self.has(component, id) {
+            self.give(id, component, share.replicas, String::new);
         }
     }
 
-    fn keep_all(&mut self, component: &RenderedComponent) {
-        for (uid, _) in self.clusters.clone() {
-            self.keep(uid, component);
-        }
-    }
-
-    pub fn refuse(&mut self, uid: &Uid, name: &str, component: &RenderedComponent, why: Why) {
-        self.solution.refusals.push(Refusal {
-            cluster: uid.clone(),
-            cluster_name: name.to_owned(),
-            component: component.name.clone(),
-            why,
-        });
-    }
-
-    /// A whole group's "no": `faulty` says why, and the others that they are placed together with it.
-    pub fn refuse_group(
-        &mut self,
-        uid: &Uid,
-        name: &str,
-        components: &[&RenderedComponent],
-        (faulty, why): (Option<&RenderedComponent>, &Why),
-    ) {
-        for component in components {
-            let why = match faulty {
-                Some(faulty) if faulty.name != component.name => Why::Together { component: faulty.name.clone() },
-                _ => why.clone(),
-            };
-            self.refuse(uid, name, component, why);
-        }
+    pub fn refuse(&mut self, no: No) {
+        self.decision.nos.push(no);
     }
 
     /// What a replica of this component asks for in the revision that runs, where that is another demand.
@@ -151,46 +204,85 @@ impl<'a> Solver<'a> {
     /// The edit of this component fits nowhere.
     pub fn outgrow(&mut self, component: &RenderedComponent, what: String) {
         self.lack(component, what);
-        self.solution.outgrown.insert(component.name.clone());
+        self.decision.outgrown.insert(component.name.clone());
+    }
+
+    /// The solver itself is at fault: the component stays where it is, and the fault is told.
+    pub fn broke(&mut self, component: &RenderedComponent, broken: Broken) {
+        for id in self.previous(component).keys().copied().collect::<Vec<_>>() {
+            self.keep(id, component);
+        }
+        self.lack(component, broken.to_string());
+        self.decision.broken = Some(broken);
     }
 
     /// The first reason stays: it is the most specific one.
     pub fn lack(&mut self, component: &RenderedComponent, what: String) {
         self.wait();
-        self.solution.unplaced.entry(component.name.clone()).or_insert(what);
+        self.decision.unplaced.entry(component.name.clone()).or_insert(what);
     }
 
     pub fn wait(&mut self) {
-        self.solution.waiting = true;
+        self.decision.waiting = true;
     }
 
-    /// Whether this decision gives the cluster a part of the component.
-    pub fn gets(&self, component: &RenderedComponent, uid: &Uid) -> bool {
-        self.solution.shares.get(uid).is_some_and(|shares| shares.contains_key(&component.name))
+    pub fn holders(&self, component: &RenderedComponent) -> Vec<Id> {
+        let shares = self.decision.shares.iter();
+        shares.filter(|(_, shares)| shares.contains_key(&component.name)).map(|(&id, _)| id).collect()
     }
 
-    pub fn holders(&self, component: &RenderedComponent) -> Vec<&Uid> {
-        let holds =
-            |(uid, shares): (&'a Uid, &BTreeMap<String, Share>)| shares.contains_key(&component.name).then_some(uid);
-        self.clusters.iter().filter_map(|(uid, _)| holds((uid, self.solution.shares.get(*uid)?))).collect()
+    /// How many clusters there are for each word of "no"; open ones are without room.
+    pub fn tally(&self, placing: &Placing) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for id in 0..self.fleet.len() as Id {
+            let standing = placing.of(id);
+            let word = match standing {
+                Standing::Open => "without room",
+                Standing::Gone => word(&Why::Deleting),
+                Standing::Keeps(why) | Standing::Leaves(why) => word(why),
+            };
+            *counts.entry(word).or_default() += 1;
+        }
+        counts
+    }
+
+    fn nobody_chosen(&self, placing: &Placing) -> String {
+        let by_labels = |standing: &Standing| matches!(standing, Standing::Leaves(Why::SelectorMismatch { .. }));
+        match placing.standings.any(by_labels) {
+            _ if self.fleet.is_empty() => "no cluster has joined".into(),
+            true => "the policies choose no cluster: no labels match".into(),
+            false => "the policies choose no cluster".into(),
+        }
     }
 }
 
-/// In order of component, cluster name and uid.
-pub fn sort(refusals: &mut [Refusal]) {
-    refusals.sort_by(|one, other| {
-        (&one.component, &one.cluster_name, &one.cluster).cmp(&(&other.component, &other.cluster_name, &other.cluster))
-    });
-}
-
-fn nobody_chosen(standings: &[(&Uid, &Candidate, Standing)]) -> String {
-    let selector = standings.iter().find_map(|(_, _, standing)| match standing {
-        Standing::Leaves(why @ Why::SelectorMismatch { .. }) => Some(why.to_string()),
-        _ => None,
-    });
-    match selector {
-        _ if standings.is_empty() => "no cluster has joined".into(),
-        Some(_) => "the policies choose no cluster: no labels match".into(),
-        None => "the policies choose no cluster".into(),
+/// Components that got something, of an Application that is all or nothing.
+pub fn keep_all<'a>(problem: &'a Problem<'a>, fleet: &'a mut Fleet, decided: Decision) -> Decision {
+    let missing = decided.unplaced.keys().next().cloned().unwrap_or_default();
+    let mut solver = Solver::new(problem, fleet);
+    let components: BTreeSet<&str> = problem.components.iter().map(|component| component.name.as_str()).collect();
+    for component in problem.components {
+        for id in solver.previous(component).keys().copied().collect::<Vec<_>>() {
+            solver.keep(id, component);
+        }
     }
+    let mut kept = solver.decision;
+    for (id, shares) in &decided.shares {
+        for name in shares.keys().filter(|name| components.contains(name.as_str())) {
+            if kept.shares.get(id).is_none_or(|shares| !shares.contains_key(name)) {
+                let why = match *name == missing {
+                    true => Why::AllOrNothing { component: name.clone() },
+                    false => Why::AllOrNothing { component: missing.clone() },
+                };
+                kept.told.push((*id, name.clone(), why));
+            }
+        }
+    }
+    let unplaced = problem.components.iter().map(|component| {
+        let why = || format!("nothing new is placed until {missing} is: {}", decided.unplaced[&missing]);
+        let what = decided.unplaced.get(&component.name).cloned().unwrap_or_else(why);
+        (component.name.clone(), what)
+    });
+    kept.unplaced = unplaced.collect();
+    Decision { shares: kept.shares, told: kept.told, unplaced: kept.unplaced, ..decided }
 }

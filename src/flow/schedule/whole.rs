@@ -1,161 +1,265 @@
 //! Whole: components that a cluster gets in full and together, in one cluster or in every target.
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    sync::Arc,
+};
 
 use super::{
-    Candidate, Room,
-    candidates::{Group, Policies, Standing},
+    Placing, Room,
+    explain::{No, misfit},
+    fleet::Id,
+    policies::{Group, Policies},
     solver::Solver,
+    standing::{Standing, Standings, Tier},
 };
-use crate::model::{Uid, placement::Why, quantity::CPU, revision::RenderedComponent};
+use crate::model::{Demand, placement::Why, quantity::CPU, revision::RenderedComponent};
 
-type Standings<'a> = [(&'a Uid, &'a Candidate, Standing)];
+/// For a sentence: the refusals tell of all.
+const NAMED_MAX: usize = 3;
+
+/// What a cluster must take at once.
+struct Whole<'a> {
+    /// Component, demand, replicas.
+    parts: Vec<(&'a str, &'a Demand, u32)>,
+    /// By part: how many of it fit each cluster.
+    capacities: Vec<Arc<Vec<u32>>>,
+}
 
 impl<'a> Solver<'a> {
     /// One cluster for the whole group: the one it is in already, else the one with most room.
-    pub fn single(&mut self, group: &Group<'a>, standings: &Standings<'a>) {
-        let mut open = Vec::new();
-        let mut refused = Vec::new();
-        let mut home = None;
-        let mut also_here = Vec::new();
-        let mut leaving = None;
-        for (uid, cluster, standing) in standings {
-            let here = group.components.iter().any(|component| self.has(component, uid).is_some());
-            match standing {
-                Standing::Open | Standing::Keeps(_) if here && home.is_none() => home = Some(*uid),
-                Standing::Open | Standing::Keeps(_) if here => also_here.push((*uid, cluster.name.as_str())),
-                Standing::Open => match self.fit(group, uid) {
-                    Ok(room) => open.push((self.spare(group, uid), *uid, cluster.name.as_str(), room)),
-                    Err((component, why)) => refused.push((*uid, cluster.name.as_str(), Some(component), why)),
-                },
-                Standing::Keeps(why) => refused.push((*uid, cluster.name.as_str(), None, why.clone())),
-                Standing::Leaves(why) => {
-                    leaving = leaving.or(here.then_some(*uid));
-                    refused.push((*uid, cluster.name.as_str(), None, why.clone()));
-                }
-                Standing::Gone => refused.push((*uid, cluster.name.as_str(), None, Why::Deleting)),
-            }
-        }
-        open.sort_by_key(|(spare, uid, name, _)| (Reverse(*spare), *name, *uid));
-        let name_of =
-            |wanted: &Uid| standings.iter().find(|(uid, ..)| *uid == wanted).map(|(_, cluster, _)| &*cluster.name);
-        let (chosen, detail) = if let Some(uid) = home {
-            let name = name_of(uid).unwrap_or_default();
+    pub fn single(&mut self, group: &Group<'a>, placing: &Placing) {
+        let whole = self.whole(group);
+        let here = self.here(group);
+        let stays = |id: &&Id| matches!(placing.of(**id), Standing::Open | Standing::Keeps(_));
+        let leaves = |id: &&Id| matches!(placing.of(**id), Standing::Leaves(_));
+        let home = here.iter().find(stays).copied();
+        let (other, detail) = if let Some(id) = home {
             for component in &group.components {
-                let had = self.has(component, uid).and_then(|share| share.replicas);
-                let reason = match had {
+                let had = self.has(component, id).and_then(|share| share.replicas);
+                self.give(id, component, full(component), || match had {
                     Some(_) => in_full(had, full(component)),
                     None => "where the application runs already".to_owned(),
-                };
-                self.give(uid, component, full(component), reason);
+                });
             }
-            (name, "the application runs there already".to_owned())
-        } else if let Some((spare, uid, name, room)) = open.first().cloned() {
-            let next = open.get(1).map(|(spare, _, name, _)| format!(", next is {name} with {spare}"));
+            (self.fleet.at(id).name.clone(), "the application runs there already".to_owned())
+        } else if let (Some((spare, id, room)), next) = self.roomiest(&whole, placing) {
+            let next = next.map(|(spare, id)| format!(", next is {} with {spare}", self.fleet.at(id).name));
             let reason = format!("most room: {spare}{}", next.unwrap_or_default());
             for component in &group.components {
-                self.give(uid, component, full(component), reason.clone());
+                self.give(id, component, full(component), || reason.clone());
             }
-            self.take(uid, room);
-            (name, format!("it has most room, {spare}"))
+            self.take(id, room);
+            (self.fleet.at(id).name.clone(), format!("it has most room, {spare}"))
         } else {
             // It stays until it fits somewhere else.
-            if let Some(uid) = leaving {
-                group.components.iter().for_each(|component| self.keep(uid, component));
+            if let Some(id) = here.iter().find(leaves).copied() {
+                group.components.iter().for_each(|component| self.keep(id, component));
             }
             for component in &group.components {
-                self.lack(component, nobody_fits(standings.len(), refused.iter().map(|(.., why)| why)));
+                self.lack(component, nobody_fits(self.fleet.len(), self.tally(placing)));
             }
-            ("", String::new())
+            Default::default()
         };
-        for (uid, name, faulty, why) in refused {
-            self.refuse_group(uid, name, &group.components, (faulty, &why));
-        }
-        for (uid, name) in open.into_iter().map(|(_, uid, name, _)| (uid, name)).chain(also_here) {
-            if name != chosen {
-                let why = Why::OutScored { other: chosen.to_owned(), detail: detail.clone() };
-                self.refuse_group(uid, name, &group.components, (None, &why));
-            }
-        }
+        self.refuse_group(group, placing, &whole, &BTreeMap::new(), &Why::OutScored { other, detail });
     }
 
     /// Every target in full. A target that has the group keeps it, whatever its room; a new one must have room for all
-    /// of it.
-    pub fn duplicated(&mut self, policies: &Policies, group: &Group<'a>, standings: &Standings<'a>) {
-        let named = policies.named(group);
-        let mut refused = Vec::new();
-        let mut without = Vec::new();
-        for (uid, cluster, standing) in standings {
-            let here = group.components.iter().any(|component| self.has(component, uid).is_some());
-            let fit = match standing {
-                Standing::Open | Standing::Keeps(_) if here => Ok(None),
-                Standing::Open => self.fit(group, uid).map(Some).map_err(|(component, why)| (Some(component), why)),
-                Standing::Keeps(why) | Standing::Leaves(why) => Err((None, why.clone())),
-                Standing::Gone => Err((None, Why::Deleting)),
-            };
-            match fit {
-                Ok(room) => {
-                    for component in &group.components {
-                        let had = self.has(component, uid).and_then(|share| share.replicas);
-                        self.give(uid, component, full(component), in_full(had, full(component)));
-                    }
-                    if let Some(room) = room {
-                        self.take(uid, room);
-                    }
-                }
-                Err((faulty, why)) => {
-                    // A cluster that a selector chooses may be cordoned or silent; one that lacks room is a part of the
-                    // Application that does not run.
-                    if named.contains(cluster.name.as_str()) || matches!(why, Why::NoRoom { .. }) {
-                        without.push(format!("{}: {why}", cluster.name));
-                    }
-                    if matches!(why, Why::NoRoom { .. } | Why::NoSketch | Why::Silent | Why::NotAccepted) {
-                        self.wait();
-                    }
-                    self.refuse_group(uid, &cluster.name, &group.components, (faulty, &why));
-                    refused.push(why);
-                }
+    /// of it. Of ordered groups of clusters the first counts that has it or could take it.
+    pub fn duplicated(&mut self, policies: &Policies, group: &Group<'a>, placing: &Placing) {
+        let whole = self.whole(group);
+        let here: BTreeSet<Id> = self.here(group).into_iter().collect();
+        let stays = |id: Id| matches!(placing.of(id), Standing::Open | Standing::Keeps(_));
+        let tier = |id: Id| placing.standings.tier(id).group;
+        let fitting: Vec<Id> =
+            self.open(placing).filter(|id| !here.contains(id) && self.fits(&whole, *id)).collect();
+        let targets = here.iter().copied().filter(|&id| stays(id));
+        let first = targets.clone().map(tier).min().or_else(|| fitting.iter().copied().map(tier).min());
+        let targets: BTreeSet<Id> = targets.chain(fitting.into_iter().filter(|&id| Some(tier(id)) == first)).collect();
+        for &id in &targets {
+            for component in &group.components {
+                let had = self.has(component, id).and_then(|share| share.replicas);
+                self.give(id, component, full(component), || in_full(had, full(component)));
+            }
+            if !here.contains(&id)
+                && self.counts_on
+                && let Some(Ok(room)) = self.room(id).map(|room| misfit(whole.parts.iter().copied(), room))
+            {
+                self.take(id, room);
             }
         }
+        let named: BTreeSet<Id> = policies.named(group).iter().filter_map(|name| self.fleet.named(name)).collect();
+        self.tell_of_lacks(group, placing, (&whole, first), (&targets, &named));
         for component in &group.components {
-            if !without.is_empty() {
-                self.lack(component, format!("not in every chosen cluster: {}", first_of(&without)));
-            } else if self.holders(component).is_empty() && !policies.allows_empty() {
-                self.lack(component, nobody_fits(standings.len(), refused.iter()));
+            if targets.is_empty() && !policies.allows_empty() {
+                self.lack(component, nobody_fits(self.fleet.len(), self.tally(placing)));
             }
+        }
+        let other = targets.first().map_or_else(|| "nobody".to_owned(), |&id| self.fleet.at(id).name.clone());
+        let detail = "an earlier group of the policy has it".to_owned();
+        self.refuse_group(group, placing, &whole, &BTreeMap::new(), &Why::OutScored { other, detail });
+    }
+
+    /// A cluster that a selector chooses may be cordoned or silent; one that is named, or lacks room, is a part of the
+    /// Application that does not run.
+    fn tell_of_lacks(
+        &mut self,
+        group: &Group<'a>,
+        placing: &Placing,
+        (whole, first): (&Whole<'a>, Option<u16>),
+        (targets, named): (&BTreeSet<Id>, &BTreeSet<Id>),
+    ) {
+        let (mut without, mut more, mut waits) = (Vec::new(), 0, false);
+        for id in 0..self.fleet.len() as Id {
+            let standing = placing.of(id);
+            let in_group = first.is_none_or(|first| placing.standings.tier(id).group <= first);
+            if targets.contains(&id) || (*standing == Standing::Open && !in_group) {
+                continue;
+            }
+            let is_open = *standing == Standing::Open;
+            waits |= match standing {
+                Standing::Keeps(why) | Standing::Leaves(why) => {
+                    matches!(why, Why::NoSketch | Why::Silent | Why::NotAccepted)
+                }
+                Standing::Open => true,
+                Standing::Gone => false,
+            };
+            if !is_open && !named.contains(&id) {
+                continue;
+            }
+            if without.len() == NAMED_MAX {
+                more += 1;
+                continue;
+            }
+            let why = match standing {
+                Standing::Keeps(why) | Standing::Leaves(why) => why.clone(),
+                Standing::Gone => Why::Deleting,
+                Standing::Open => match self.left(whole, id) {
+                    Err((_, why)) => why,
+                    // Room it has, but the group of clusters before its own has the Application.
+                    Ok(_) => continue,
+                },
+            };
+            without.push(format!("{}: {why}", self.fleet.at(id).name));
+        }
+        if waits {
+            self.wait();
+        }
+        if without.is_empty() {
+            return;
+        }
+        let mut told = without.join("; ");
+        if more > 0 {
+            told = format!("{told}; and {more} more");
+        }
+        for component in &group.components {
+            self.lack(component, format!("not in every chosen cluster: {told}"));
         }
     }
 
-    /// What is left of a cluster's room after the whole group, or what does not fit.
-    fn fit(&self, group: &Group<'a>, uid: &Uid) -> Result<Room, (&'a RenderedComponent, Why)> {
-        let mut room = self.room(uid).cloned().unwrap_or_default();
-        for component in &group.components {
-            let Some(demand) = &component.demand else { continue };
+    fn whole(&mut self, group: &Group<'a>) -> Whole<'a> {
+        let part = |component: &&'a RenderedComponent| {
             let wanted = component.replicas.as_ref().map_or(1, |replicas| replicas.count);
-            let free = room.for_demand(demand);
-            if free < wanted {
-                return Err((component, Why::NoRoom { room: free, wanted, scarce: room.scarce(demand) }));
+            Some((component.name.as_str(), component.demand.as_ref()?, wanted))
+        };
+        let parts: Vec<_> = group.components.iter().filter_map(part).collect();
+        let capacities = parts.iter().map(|(_, demand, _)| self.fleet.capacities(demand)).collect();
+        Whole { parts, capacities }
+    }
+
+    /// Clusters that have any of the group.
+    fn here(&self, group: &Group<'a>) -> Vec<Id> {
+        let ids: BTreeSet<Id> =
+            group.components.iter().flat_map(|component| self.previous(component).keys().copied()).collect();
+        ids.into_iter().collect()
+    }
+
+    /// Of the clusters that the whole fits: the best one, with what room is left there, and the next.
+    fn roomiest(&self, whole: &Whole<'a>, placing: &Placing) -> (Option<(u64, Id, Room)>, Option<(u64, Id)>) {
+        let claim = |id: Id| (Reverse(placing.standings.tier(id)), self.spare(whole, id), Reverse(id));
+        let could = |id: &Id| self.is_taken_from(*id) || whole.could(*id);
+        let mut claims: BinaryHeap<(Reverse<Tier>, u64, Reverse<Id>)> =
+            self.open(placing).filter(could).map(claim).collect();
+        let mut best = None;
+        while let Some((_, spare, Reverse(id))) = claims.pop() {
+            match (self.left(whole, id), &best) {
+                (Ok(room), None) => best = Some((spare, id, room)),
+                (Ok(_), Some(_)) => return (best, Some((spare, id))),
+                (Err(_), _) => {}
             }
-            room.take(demand, wanted);
         }
-        Ok(room)
+        (best, None)
+    }
+
+    fn fits(&self, whole: &Whole<'a>, id: Id) -> bool {
+        match self.is_taken_from(id) {
+            true => self.left(whole, id).is_ok(),
+            // What fits alone fits: only several parts may be in each other's way.
+            false => whole.could(id) && (whole.parts.len() < 2 || self.left(whole, id).is_ok()),
+        }
+    }
+
+    /// What is left of a cluster's room after the whole, or what does not fit.
+    fn left(&self, whole: &Whole<'a>, id: Id) -> Result<Room, (&'a str, Why)> {
+        let nothing = Room::default();
+        misfit(whole.parts.iter().copied(), self.room(id).unwrap_or(&nothing))
     }
 
     /// How much room a cluster offers: replicas of the group's hungriest component, or free thousandths of a core.
-    fn spare(&self, group: &Group<'a>, uid: &Uid) -> u64 {
-        let Some(room) = self.room(uid) else { return 0 };
-        let demands = group.components.iter().filter_map(|component| component.demand.as_ref());
-        let replicas = demands.map(|demand| u64::from(room.for_demand(demand))).min();
-        replicas.unwrap_or_else(|| room.free(CPU).max(0) as u64)
+    fn spare(&self, whole: &Whole<'a>, id: Id) -> u64 {
+        let Some(room) = self.room(id) else { return 0 };
+        let counts = |place: usize| match self.is_taken_from(id) {
+            true => room.for_demand(whole.parts[place].1),
+            false => whole.capacities[place][id as usize],
+        };
+        let replicas = (0..whole.parts.len()).map(counts).min();
+        replicas.map_or_else(|| room.free(CPU).max(0) as u64, u64::from)
+    }
+
+    fn refuse_group(
+        &mut self,
+        group: &Group<'a>,
+        placing: &Placing,
+        whole: &Whole<'a>,
+        explicit: &BTreeMap<Id, Why>,
+        otherwise: &Why,
+    ) {
+        let parts: Vec<_> =
+            whole.parts.iter().map(|&(name, demand, wanted)| (name.to_owned(), demand.clone(), wanted)).collect();
+        let taken: Vec<(Id, &str, Why)> = self
+            .taken_from()
+            .filter(|&id| *placing.of(id) == Standing::Open)
+            .filter_map(|id| self.left(whole, id).err().map(|(faulty, why)| (id, faulty, why)))
+            .collect();
+        for component in &group.components {
+            let mut no = No::new(component, placing).otherwise(otherwise.clone());
+            no.whole = parts.clone();
+            no.explicit = explicit.clone();
+            for (id, faulty, why) in &taken {
+                let why = match *faulty == component.name {
+                    true => why.clone(),
+                    false => Why::Together { component: (*faulty).to_owned() },
+                };
+                no.explicit.insert(*id, why);
+            }
+            self.refuse(no);
+        }
     }
 }
 
-/// For a sentence: the refusals tell of all.
-fn first_of(clusters: &[String]) -> String {
-    const NAMED_MAX: usize = 3;
-    match clusters.len() {
-        0..=NAMED_MAX => clusters.join("; "),
-        more => format!("{}; and {} more", clusters[..NAMED_MAX].join("; "), more - NAMED_MAX),
+impl Whole<'_> {
+    /// Whether each part would fit the cluster alone.
+    fn could(&self, id: Id) -> bool {
+        self.parts.iter().zip(&self.capacities).all(|(&(_, _, wanted), fits)| fits[id as usize] >= wanted)
+    }
+}
+
+impl Standings {
+    /// Whether any cluster stands so.
+    pub fn any(&self, holds: impl Fn(&Standing) -> bool) -> bool {
+        let meant = self.holding(holds);
+        self.codes().iter().any(|&code| meant[code as usize])
     }
 }
 
@@ -171,30 +275,30 @@ fn full(component: &RenderedComponent) -> Option<u32> {
     component.replicas.as_ref().map(|replicas| replicas.count)
 }
 
+/// A reason as part of a sentence that counts.
+pub fn word(why: &Why) -> &'static str {
+    match why {
+        Why::NotAccepted => "not accepted",
+        Why::Deleting => "being deleted",
+        Why::Cordoned => "cordoned",
+        Why::Silent => "silent",
+        Why::NoSketch => "without a report of their capacity",
+        Why::NoRoom { .. } | Why::BelowMinimum { .. } => "without room",
+        Why::NotNamed | Why::SelectorMismatch { .. } | Why::NoGroup | Why::NoWeight => "not chosen by the policies",
+        Why::NoSuchCluster => "unknown",
+        Why::OutScored { .. } => "behind another",
+        Why::Together { .. } | Why::AllOrNothing { .. } => "without room for all components",
+        Why::Tainted { .. } => "tainted",
+        Why::Spread { .. } => "left out by the spread",
+    }
+}
+
 /// Why nobody got it, counted: `no cluster can take it: 2 without room, 1 silent`.
-pub fn nobody_fits<'w>(clusters: usize, whys: impl Iterator<Item = &'w Why>) -> String {
+pub fn nobody_fits(clusters: usize, counts: BTreeMap<&'static str, usize>) -> String {
     if clusters == 0 {
         return "no cluster has joined".into();
     }
-    let mut counts: Vec<(&str, u32)> = Vec::new();
-    for why in whys {
-        let word = match why {
-            Why::NotAccepted => "not accepted",
-            Why::Deleting => "being deleted",
-            Why::Cordoned => "cordoned",
-            Why::Silent => "silent",
-            Why::NoSketch => "without a report of their capacity",
-            Why::NoRoom { .. } => "without room",
-            Why::NotNamed | Why::SelectorMismatch { .. } => "not chosen by the policies",
-            Why::NoSuchCluster => "unknown",
-            Why::OutScored { .. } => "behind another",
-            Why::Together { .. } => "without room for all components",
-        };
-        match counts.iter_mut().find(|(known, _)| *known == word) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((word, 1)),
-        }
-    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|&(word, count)| (Reverse(count), word));
     let words: Vec<_> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
     format!("no cluster can take it: {}", words.join(", "))

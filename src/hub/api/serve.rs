@@ -301,7 +301,7 @@ async fn write(
     serves(target, verb)?;
     // Before anything is done: an answer that cannot be given must not follow a write.
     body::wanted(&parts.headers)?;
-    let origin = Origin { user: caller.subject.user.clone(), trace: caller.trace.clone() };
+    let origin = Origin { user: caller.subject.user.clone(), trace: caller.trace.clone(), at: Some(api.now()) };
     let headers = &parts.headers;
     match verb {
         Verb::Delete | Verb::DeleteCollection => {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
-    Controller,
+    Controller, Effect,
     clusters::confirmed,
     index::StoredApplication,
     lanes::{Plan, unchanged},
@@ -18,7 +18,7 @@ use crate::{
     flow::{
         render::render,
         rollup,
-        schedule::{Problem, Running, Solution, solve},
+        schedule::{Problem, Running, Solution, solve_telling},
         slice::{self, Cause, Change},
     },
     hub::{
@@ -179,7 +179,7 @@ impl Controller {
         let previous = self.index.placement(uid);
         let mut held = BTreeSet::new();
         let running = previous.as_deref().and_then(|previous| self.running(uid, previous, &snapshot));
-        let mut solution = self.solve(&stored, &snapshot, previous.as_deref(), running.as_ref(), &held);
+        let mut solution = self.solve(now, (&stored, &snapshot), previous.as_deref(), running.as_ref(), &held);
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let losses = previous.iter().flat_map(|previous| losses(previous, decided, &solution)).collect::<Losses>();
         let losses: Losses = losses.into_iter().filter(|cluster| self.is_present(cluster)).collect();
@@ -192,11 +192,15 @@ impl Controller {
         }
         held.extend(losses.into_iter().filter(|cluster| self.brake.holds(cluster, uid)));
         if !held.is_empty() {
-            solution = self.solve(&stored, &snapshot, previous.as_deref(), running.as_ref(), &held);
+            solution = self.solve(now, (&stored, &snapshot), previous.as_deref(), running.as_ref(), &held);
         }
         match solution.waiting {
             true => drop(self.waiting.insert(uid.clone())),
             false => drop(self.waiting.remove(uid)),
+        }
+        if let Some(until) = solution.until {
+            let in_ms = until.millis().saturating_sub(now.wall.millis()).max(0) as u64;
+            self.mark(uid, now.monotonic_ms + in_ms, true);
         }
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let is_new = !snapshot.pieces.is_empty();
@@ -210,9 +214,9 @@ impl Controller {
     }
 
     fn solve(
-        &self,
-        stored: &StoredApplication,
-        snapshot: &Snapshot,
+        &mut self,
+        now: Now,
+        (stored, snapshot): (&StoredApplication, &Snapshot),
         previous: Option<&Placement>,
         running: Option<&RunningRevision>,
         held: &BTreeSet<Uid>,
@@ -221,7 +225,12 @@ impl Controller {
         let components = &snapshot.revision.components;
         let running =
             running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
-        solve(&Problem { policies, components, fleet: &self.fleet, previous, running, held })
+        let problem = Problem { now: now.wall, policies, components, previous, running, held };
+        let solution = solve_telling(&mut self.fleet, &problem, REFUSALS_MAX);
+        if let Some(broken) = &solution.broken {
+            self.effects.push(Effect::Fault(format!("{}: {broken}", stored.view.metadata.object_name())));
+        }
+        solution
     }
 
     /// What runs while `snapshot` is decided; every row that runs something runs the same. Absent where that is it.
@@ -241,9 +250,8 @@ impl Controller {
         stored: &StoredApplication,
         (revision, is_new): ((&str, &Revision), bool),
         previous: Option<&Placement>,
-        mut solution: Solution,
+        solution: Solution,
     ) -> Option<Placement> {
-        solution.refusals = telling(solution.refusals);
         let waiting = solution.waiting;
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
@@ -510,17 +518,6 @@ fn losses(previous: &Placement, (revision_name, revision): (&str, &Revision), so
         }
     }
     losses
-}
-
-/// Those that say most first: what a cluster lacks before what the user chose, up to a bound; then in their old order.
-fn telling(refusals: Vec<Refusal>) -> Vec<Refusal> {
-    let chosen = |refusal: &Refusal| matches!(refusal.why, Why::NotNamed | Why::SelectorMismatch { .. });
-    let (by_choice, others): (Vec<_>, Vec<_>) = refusals.into_iter().partition(chosen);
-    let mut kept: Vec<Refusal> = others.into_iter().chain(by_choice).take(REFUSALS_MAX).collect();
-    kept.sort_by(|one, other| {
-        (&one.component, &one.cluster_name, &one.cluster).cmp(&(&other.component, &other.cluster_name, &other.cluster))
-    });
-    kept
 }
 
 /// Whether two decisions say no to the same clusters, and, while the Application waits for one of them, for the same kind

@@ -161,7 +161,7 @@ impl Controller {
             self.clusters_due.remove(uid);
             self.lanes.remove(uid);
             self.retries.remove(uid);
-            return self.fleet.remove(uid).is_some();
+            return self.fleet.remove(uid);
         };
         let frozen = stored.view.metadata.annotations.contains_key(FROZEN);
         let member = self.members.entry(uid.clone()).or_default();
@@ -171,17 +171,10 @@ impl Controller {
             member.awaited_ms = now.monotonic_ms.max(1);
         }
         self.clusters_due.insert(uid.clone(), now.monotonic_ms);
-        let before = self.fleet.get(uid).cloned();
-        let candidate = Candidate {
-            name: stored.view.metadata.name.clone(),
-            labels: stored.view.metadata.labels.clone(),
-            accepted: stored.view.spec.accepted,
-            cordoned: stored.view.spec.unschedulable,
-            deleting: stored.view.metadata.deletion_timestamp.is_some(),
-            ..before.clone().unwrap_or_default()
-        };
-        let chosen_anew = before.as_ref() != Some(&candidate);
-        self.fleet.insert(uid.clone(), candidate);
+        // What is heard of it stays as it was heard.
+        let heard = self.fleet.get(uid).map(|known| (known.silent, known.room.clone())).unwrap_or_default();
+        let candidate = Candidate { silent: heard.0, room: heard.1, ..Candidate::of(&stored.view) };
+        let chosen_anew = self.fleet.upsert(uid, candidate);
         self.reservations.mark_stale(uid);
         self.on_truth(now, uid);
         for application in self.brake.held(uid).cloned().unwrap_or_default() {
@@ -230,9 +223,7 @@ impl Controller {
         if self.truths.insert(uid.clone(), truth) == Some(truth) {
             return;
         }
-        if let Some(candidate) = self.fleet.get_mut(uid) {
-            candidate.silent = truth != Truth::True;
-        }
+        self.fleet.set_silent(uid, truth != Truth::True);
         self.clusters_due.insert(uid.clone(), now.monotonic_ms);
         for application in self.index.tenants.get(uid).cloned().unwrap_or_default() {
             self.mark(&application, now.monotonic_ms, false);

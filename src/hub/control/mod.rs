@@ -32,7 +32,7 @@ use super::{
     limits::CLUSTER_GRACE,
 };
 use crate::{
-    flow::schedule::Candidate,
+    flow::schedule::Fleet,
     model::{Now, Placement, Report, Sketch, Uid, cluster::Facts, condition::Truth},
     store::{Compare, Error, Key, Outcome, Revision, Transaction},
 };
@@ -139,7 +139,7 @@ pub struct Controller {
     settings: Settings,
     index: Index,
     /// Every Cluster as placement sees it.
-    fleet: BTreeMap<Uid, Candidate>,
+    fleet: Fleet,
     /// What was heard of each Cluster since this process leads.
     members: BTreeMap<Uid, Member>,
     truths: BTreeMap<Uid, Truth>,
@@ -504,9 +504,7 @@ impl Controller {
             let sketch = self.members.get(&cluster).and_then(|member| member.sketch.as_ref());
             let sketch = sketch.filter(|sketch| sketch.fault.is_empty());
             let room = sketch.map(|sketch| self.reservations.room(&cluster, sketch));
-            if let Some(candidate) = self.fleet.get_mut(&cluster) {
-                candidate.room = room;
-            }
+            self.fleet.set_room(&cluster, room);
         }
     }
 }

@@ -162,7 +162,7 @@ impl Joining {
                     objects::use_token(&mut used, &name, None, &key, now);
                     let mut forgotten = decode(old)?;
                     // The token is what an admin gave away for this; what follows is of whoever holds it.
-                    let origin = Origin { user: format!("token {}", call.token), trace: String::new() };
+                    let origin = Origin { user: format!("token {}", call.token), ..Origin::default() };
                     objects::forget(&mut forgotten, &cluster.metadata.uid, now, &origin);
                     let transaction = Transaction {
                         compares: vec![unchanged(token_entry), unchanged(old)],

@@ -54,7 +54,7 @@ pub async fn replace(store: &dyn Store, hub: &Uid, old: ReplicaId) -> Result<pro
         let mut left = object::decode(&entry.value).map_err(unavailable)?;
         if left["metadata"]["deletionTimestamp"].is_null() {
             let trace = uuid::Uuid::new_v4().simple().to_string();
-            mark_deleted(&mut left, now, &Origin { user: format!("hanse:replica:{old}"), trace });
+            mark_deleted(&mut left, now, &Origin { user: format!("hanse:replica:{old}"), trace, at: Some(now) });
         }
         let successor_key = keys::key(&REPLICA, "", &id.to_string());
         let unchanged = |entry: &Entry| Compare::Modified(entry.key.clone(), entry.modified);

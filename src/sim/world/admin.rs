@@ -176,7 +176,7 @@ impl World {
             value["status"] = status;
         }
         keep_deletion(old.as_ref(), &mut value);
-        (kind.hooks.prepare)(&mut value, old.as_ref(), &Origin { user: "sim".into(), trace });
+        (kind.hooks.prepare)(&mut value, old.as_ref(), &Origin { user: "sim".into(), trace, ..Origin::default() });
         value
     }
 

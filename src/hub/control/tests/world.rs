@@ -247,7 +247,7 @@ impl World {
     /// As the API does it for a person named bob: an object with finalizers only gets its time of deletion.
     pub fn delete(&mut self, kind: &Kind, namespace: &str, name: &str) {
         let now = self.now().wall;
-        let origin = Origin { user: "bob".into(), trace: "t2".into() };
+        let origin = Origin { user: "bob".into(), trace: "t2".into(), ..Origin::default() };
         self.edit(kind, namespace, name, |object| mark_deleted(object, now, &origin));
     }
 

@@ -1,6 +1,9 @@
 //! Tables for the words of an answer, properties for its sense.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -58,23 +61,53 @@ struct Case {
     held: BTreeSet<Uid>,
     /// What the previous answer runs.
     ran: Option<(Vec<Policy>, Vec<RenderedComponent>)>,
+    now: Timestamp,
+    /// The same fleet, kept from one decision to the next.
+    kept: RefCell<Fleet>,
 }
 
 impl Case {
     fn new(policies: Vec<Policy>, replicas: u32, clusters: &[(&str, u32)]) -> Self {
         let components = vec![component("web", replicas)];
-        Self { policies, components, fleet: fleet(clusters), previous: None, held: BTreeSet::new(), ran: None }
+        Self {
+            policies,
+            components,
+            fleet: fleet(clusters),
+            previous: None,
+            held: BTreeSet::new(),
+            ran: None,
+            now: Timestamp::from_seconds(1_000_000),
+            kept: RefCell::default(),
+        }
     }
 
-    fn solve(&self) -> Solution {
-        solve(&Problem {
+    fn problem(&self) -> Problem<'_> {
+        Problem {
+            now: self.now,
             policies: &self.policies,
             components: &self.components,
-            fleet: &self.fleet,
             previous: self.previous.as_ref(),
             running: self.ran.as_ref().map(|(policies, components)| Running { policies, components }),
             held: &self.held,
-        })
+        }
+    }
+
+    /// Decides on a fleet made for it, on one kept up to date change by change, and from its record: one answer.
+    fn solve(&self) -> Solution {
+        let mut fleet = Fleet::of(self.fleet.clone());
+        let solution = solve(&mut fleet, &self.problem());
+        assert_eq!(solution.broken, None);
+        let mut kept = self.kept.borrow_mut();
+        let gone: Vec<Uid> = kept.iter().map(|(uid, _)| uid.clone()).filter(|uid| !self.fleet.contains_key(uid)).collect();
+        gone.iter().for_each(|uid| assert!(kept.remove(uid)));
+        for (uid, candidate) in &self.fleet {
+            kept.upsert(uid, candidate.clone());
+        }
+        assert_eq!(solve(&mut kept, &self.problem()), solution, "a kept fleet gives the same answer");
+        let record = serde_json::to_string(&Record::of(&fleet, &self.problem())).expect("JSON");
+        let record: Record = serde_json::from_str(&record).expect("a record");
+        assert_eq!(record.replay(), solution, "a record replays");
+        solution
     }
 
     /// Decides, and takes what is new off the rooms, as reservations do.

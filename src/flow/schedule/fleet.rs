@@ -1,0 +1,435 @@
+//! Fleet: every cluster as placement sees it, and what is derived of them, kept up to date change by change.
+//!
+//! Owns: the clusters' dense ids, and columns over them: how much room each has for a demand, how each stands to a
+//! policy, which group of a label each is in. Must never: let an answer depend on what happened to be derived before;
+//! a column is what making it anew would give.
+//!
+//! A cluster's id is its place in the order of names and uids, in which every tie ends. Ids hold until a cluster joins or
+//! leaves; then everything derived is dropped. What changes in a cluster is noted in a log, and a column that is asked
+//! for again looks at what was noted since.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Room,
+    standing::{Rules, Standings},
+};
+use crate::model::{
+    Cluster, Demand, Timestamp, Uid,
+    cluster::{ClusterTaint, PROVIDER_LABEL, Property, REGION_LABEL, ZONE_LABEL},
+};
+
+/// Columns of one kind that are kept at once; the one not asked for longest goes first.
+const COLUMNS_MAX: usize = 256;
+
+/// A cluster as placement sees it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Candidate {
+    pub name: String,
+    /// The hub's labels; what the agent says of its cluster is never matched (rule 10).
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<ClusterTaint>,
+    pub properties: BTreeMap<String, Property>,
+    pub accepted: bool,
+    pub cordoned: bool,
+    pub deleting: bool,
+    pub silent: bool,
+    /// What is free after everything that is decided has been taken off; absent without a fresh sketch.
+    pub room: Option<Room>,
+}
+
+/// The place of a cluster in the order of names and uids.
+pub type Id = u32;
+
+#[derive(Debug, Default)]
+pub struct Fleet {
+    clusters: Vec<(Uid, Candidate)>,
+    ids: BTreeMap<Uid, Id>,
+    /// Clusters without an id yet.
+    joined: BTreeMap<Uid, Candidate>,
+    /// A cluster left, and took the ids with it.
+    unsettled: bool,
+    /// Changes of anything but amounts of room.
+    facts: Log,
+    rooms: Log,
+    capacities: Columns<Demand, Vec<u32>>,
+    standings: Columns<String, Standings>,
+    domains: Columns<String, Domains>,
+}
+
+/// Which group of one label each cluster is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Domains {
+    /// By id: index into `names`, or [`Domains::NONE`].
+    pub of: Vec<u32>,
+    pub names: Vec<String>,
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Fleet {
+    pub fn of(clusters: impl IntoIterator<Item = (Uid, Candidate)>) -> Self {
+        let mut fleet = Self { joined: clusters.into_iter().collect(), ..Self::default() };
+        fleet.settle();
+        fleet
+    }
+
+    /// As `kubectl get clusters -o yaml` prints it, for asking "what if" away from a hub: a cluster that is not Ready
+    /// counts as silent, and a stored sketch as fresh.
+    pub fn of_clusters(clusters: &[Cluster]) -> Self {
+        let candidate = |cluster: &Cluster| Candidate {
+            silent: !cluster.status.conditions.is_true(crate::model::cluster::READY),
+            room: cluster.status.sketch.as_ref().map(Room::of),
+            ..Candidate::of(cluster)
+        };
+        Self::of(clusters.iter().map(|cluster| (cluster.metadata.uid.clone(), candidate(cluster))))
+    }
+
+    pub fn get(&self, uid: &Uid) -> Option<&Candidate> {
+        match self.ids.get(uid) {
+            Some(&id) => Some(&self.clusters[id as usize].1),
+            None => self.joined.get(uid),
+        }
+    }
+
+    /// In order of ids, those that have none yet last.
+    pub fn iter(&self) -> impl Iterator<Item = (&Uid, &Candidate)> {
+        self.clusters.iter().map(|(uid, candidate)| (uid, candidate)).chain(&self.joined)
+    }
+
+    pub fn len(&self) -> usize {
+        self.clusters.len() + self.joined.len()
+    }
+
+    /// Clusters that have an id: all of them, once the fleet is settled.
+    pub fn settled_len(&self) -> Id {
+        self.clusters.len() as Id
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A cluster joined or changed. Whether anything but its room did.
+    pub fn upsert(&mut self, uid: &Uid, candidate: Candidate) -> bool {
+        let Some(&id) = self.ids.get(uid) else {
+            return self.joined.insert(uid.clone(), candidate.clone()).as_ref() != Some(&candidate);
+        };
+        let known = &mut self.clusters[id as usize].1;
+        if known.name != candidate.name {
+            self.remove(uid);
+            self.joined.insert(uid.clone(), candidate);
+            return true;
+        }
+        let (room, mut fresh) = (known.room.take(), candidate);
+        let fresh_room = fresh.room.take();
+        let facts_changed = *known != fresh || room.is_some() != fresh_room.is_some();
+        let room_changed = room != fresh_room;
+        *known = Candidate { room: fresh_room, ..fresh };
+        if facts_changed {
+            self.facts.note(id);
+        }
+        if room_changed {
+            self.rooms.note(id);
+        }
+        facts_changed
+    }
+
+    /// Whether it was known.
+    pub fn remove(&mut self, uid: &Uid) -> bool {
+        if self.joined.remove(uid).is_some() {
+            return true;
+        }
+        if !self.ids.contains_key(uid) {
+            return false;
+        }
+        let clusters = std::mem::take(&mut self.clusters);
+        self.joined.extend(clusters.into_iter().filter(|(known, _)| known != uid));
+        self.ids.clear();
+        self.unsettled = true;
+        true
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub fn set_room(&mut self, uid: &Uid, room: Option<Room>) {
+        let Some(&id) = self.ids.get(uid) else {
+            if let Some(known) = self.joined.get_mut(uid) {
+                known.room = room;
+            }
+            return;
+        };
+        let known = &mut self.clusters[id as usize].1.room;
+        if *known == room {
+            return;
+        }
+        if known.is_some() != room.is_some() {
+            self.facts.note(id);
+        }
+        *known = room;
+        self.rooms.note(id);
+    }
+
+    pub fn set_silent(&mut self, uid: &Uid, silent: bool) {
+        let Some(&id) = self.ids.get(uid) else {
+            if let Some(known) = self.joined.get_mut(uid) {
+                known.silent = silent;
+            }
+            return;
+        };
+        let known = &mut self.clusters[id as usize].1.silent;
+        if *known != silent {
+            *known = silent;
+            self.facts.note(id);
+        }
+    }
+
+    /// Takes replicas off a cluster's room.
+    pub fn take(&mut self, uid: &Uid, demand: &Demand, replicas: u32) {
+        self.with_room(uid, |room| room.take(demand, replicas));
+    }
+
+    /// Gives what replicas held back to a cluster's room.
+    pub fn give(&mut self, uid: &Uid, demand: &Demand, replicas: u32) {
+        self.with_room(uid, |room| room.give_back(demand, replicas));
+    }
+
+    fn with_room(&mut self, uid: &Uid, change: impl FnOnce(&mut Room)) {
+        let Some(&id) = self.ids.get(uid) else {
+            if let Some(room) = self.joined.get_mut(uid).and_then(|known| known.room.as_mut()) {
+                change(room);
+            }
+            return;
+        };
+        if let Some(room) = &mut self.clusters[id as usize].1.room {
+            change(room);
+            self.rooms.note(id);
+        }
+    }
+
+    /// Gives every cluster its id. Before anything is decided.
+    pub fn settle(&mut self) {
+        if self.joined.is_empty() && !self.unsettled {
+            return;
+        }
+        self.unsettled = false;
+        self.clusters.extend(std::mem::take(&mut self.joined));
+        self.clusters.sort_by(|(uid, one), (other_uid, other)| (&one.name, uid).cmp(&(&other.name, other_uid)));
+        self.ids = self.clusters.iter().zip(0..).map(|((uid, _), id)| (uid.clone(), id)).collect();
+        let bound = self.clusters.len().max(1024);
+        (self.facts, self.rooms) = (Log::bounded(bound), Log::bounded(2 * bound));
+        (self.capacities, self.standings, self.domains) = Default::default();
+    }
+
+    pub fn id(&self, uid: &Uid) -> Option<Id> {
+        self.ids.get(uid).copied()
+    }
+
+    pub fn uid(&self, id: Id) -> &Uid {
+        &self.clusters[id as usize].0
+    }
+
+    pub fn at(&self, id: Id) -> &Candidate {
+        &self.clusters[id as usize].1
+    }
+
+    /// A cluster of this name, whichever uid it has.
+    pub fn named(&self, name: &str) -> Option<Id> {
+        let at = self.clusters.partition_point(|(_, candidate)| candidate.name.as_str() < name);
+        self.clusters.get(at).filter(|(_, candidate)| candidate.name == name).map(|_| at as Id)
+    }
+
+    /// By id: how many replicas of `demand` fit.
+    pub fn capacities(&mut self, demand: &Demand) -> Arc<Vec<u32>> {
+        let Self { clusters, capacities, rooms, .. } = self;
+        let fits = |id: Id| clusters[id as usize].1.room.as_ref().map_or(0, |room| room.for_demand(demand));
+        capacities.get(
+            demand,
+            rooms.end,
+            || (0..clusters.len() as Id).map(fits).collect(),
+            |column: &mut Vec<u32>, since| rooms.since(since, |id| column[id as usize] = fits(id)),
+        )
+    }
+
+    /// How each cluster stands to `rules`, whose text is `key`.
+    pub fn standings(&mut self, key: &str, rules: &Rules<'_>, now: Timestamp) -> Arc<Standings> {
+        let Self { clusters, standings, facts, .. } = self;
+        if standings.peek(key).is_some_and(|known| !known.holds_at(now)) {
+            standings.forget(key);
+        }
+        standings.get(
+            key,
+            facts.end,
+            || rules.stand_all(clusters.iter().map(|(_, candidate)| candidate), now),
+            |column, since| facts.since(since, |id| rules.stand(column, id, &clusters[id as usize].1, now)),
+        )
+    }
+
+    /// Which group of a spread constraint each cluster is in. Clusters themselves are no column: each is its own group.
+    pub fn domains(&mut self, by: &str) -> Arc<Domains> {
+        let Self { clusters, domains, facts, .. } = self;
+        let key = label_of(by);
+        let value = |id: Id| clusters[id as usize].1.labels.get(key).map(String::as_str);
+        let make = || {
+            let mut column = Domains { of: vec![Domains::NONE; clusters.len()], ..Domains::default() };
+            (0..clusters.len() as Id).for_each(|id| column.set(id, value(id)));
+            column
+        };
+        domains.get(key, facts.end, make, |column, since| facts.since(since, |id| column.set(id, value(id))))
+    }
+}
+
+/// The label behind a word of spread constraints.
+pub fn label_of(by: &str) -> &str {
+    match by {
+        "region" => REGION_LABEL,
+        "zone" => ZONE_LABEL,
+        "provider" => PROVIDER_LABEL,
+        label => label,
+    }
+}
+
+impl Candidate {
+    /// What the object says; silence and room are heard, not stored.
+    pub fn of(cluster: &Cluster) -> Self {
+        Self {
+            name: cluster.metadata.name.clone(),
+            labels: cluster.metadata.labels.clone(),
+            taints: cluster.spec.taints.clone(),
+            properties: cluster.spec.properties.clone(),
+            accepted: cluster.spec.accepted,
+            cordoned: cluster.spec.unschedulable,
+            deleting: cluster.metadata.deletion_timestamp.is_some(),
+            silent: false,
+            room: None,
+        }
+    }
+}
+
+impl Domains {
+    pub const NONE: u32 = u32::MAX;
+
+    fn set(&mut self, id: Id, value: Option<&str>) {
+        self.of[id as usize] = match value {
+            None => Self::NONE,
+            Some(value) => match self.numbers.get(value) {
+                Some(&number) => number,
+                None => {
+                    let number = self.names.len() as u32;
+                    self.names.push(value.to_owned());
+                    self.numbers.insert(value.to_owned(), number);
+                    number
+                }
+            },
+        };
+    }
+}
+
+/// Ids in the order in which they changed, as far back as is worth it.
+#[derive(Debug, Default)]
+struct Log {
+    ids: VecDeque<Id>,
+    bound: usize,
+    /// How many were noted in all.
+    end: u64,
+}
+
+impl Log {
+    fn bounded(bound: usize) -> Self {
+        Self { bound, ..Self::default() }
+    }
+
+    fn note(&mut self, id: Id) {
+        if self.ids.len() >= self.bound {
+            self.ids.pop_front();
+        }
+        self.ids.push_back(id);
+        self.end += 1;
+    }
+
+    /// Visits what was noted since; false where that is no longer known.
+    fn since(&self, since: u64, mut visit: impl FnMut(Id)) -> bool {
+        let news = (self.end - since) as usize;
+        if news > self.ids.len() {
+            return false;
+        }
+        let mut fresh: Vec<Id> = self.ids.range(self.ids.len() - news..).copied().collect();
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh.into_iter().for_each(&mut visit);
+        true
+    }
+}
+
+/// Columns by what they are of.
+#[derive(Debug)]
+struct Columns<K, T> {
+    kept: BTreeMap<K, Column<T>>,
+    asked: u64,
+}
+
+#[derive(Debug)]
+struct Column<T> {
+    content: Arc<T>,
+    as_of: u64,
+    asked: u64,
+}
+
+impl<K, T> Default for Columns<K, T> {
+    fn default() -> Self {
+        Self { kept: BTreeMap::new(), asked: 0 }
+    }
+}
+
+impl<K: Ord + Clone, T: Clone> Columns<K, T> {
+    fn peek<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&T>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.kept.get(key).map(|column| &*column.content)
+    }
+
+    fn forget<Q: Ord + ?Sized>(&mut self, key: &Q)
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.kept.remove(key);
+    }
+
+    /// The column as of `end`: what is kept brought up to date, or made anew. `refresh` says whether it could.
+    fn get<Q: Ord + ToOwned<Owned = K> + ?Sized>(
+        &mut self,
+        key: &Q,
+        end: u64,
+        make: impl FnOnce() -> T,
+        refresh: impl FnOnce(&mut T, u64) -> bool,
+    ) -> Arc<T>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.asked += 1;
+        if let Some(column) = self.kept.get_mut(key) {
+            column.asked = self.asked;
+            if column.as_of < end && !refresh(Arc::make_mut(&mut column.content), column.as_of) {
+                column.content = Arc::new(make());
+            }
+            column.as_of = end;
+            return column.content.clone();
+        }
+        if self.kept.len() >= COLUMNS_MAX
+            && let Some(oldest) = self.kept.iter().min_by_key(|(_, column)| column.asked).map(|(key, _)| key.clone())
+        {
+            self.kept.remove(oldest.borrow());
+        }
+        let content = Arc::new(make());
+        self.kept.insert(key.to_owned(), Column { content: content.clone(), as_of: end, asked: self.asked });
+        content
+    }
+}

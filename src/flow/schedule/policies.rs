@@ -1,0 +1,137 @@
+//! Policies: what an Application's policies say of placement, read, and the components they are for.
+
+use std::collections::BTreeSet;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::standing::Rules;
+use crate::model::{
+    application::{Mode, PlacementPolicy, Policy, Topology},
+    revision::RenderedComponent,
+};
+
+/// How the components' replicas are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spread {
+    /// One cluster for all of them.
+    Single,
+    /// Every target gets all of them in full.
+    Duplicated,
+    /// Each component's total is divided over the targets.
+    Divided,
+}
+
+impl Spread {
+    /// As a placement policy spells it, where it does.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "Single",
+            Self::Duplicated => "Duplicated",
+            Self::Divided => "Divided",
+        }
+    }
+}
+
+/// Components that are placed together, and what chooses their targets.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    pub spread: Spread,
+    pub components: Vec<&'a RenderedComponent>,
+    policy: Option<usize>,
+}
+
+/// The placement policies of an Application, read.
+#[derive(Debug, Clone, Default)]
+pub struct Policies {
+    topologies: Vec<Topology>,
+    placements: Vec<PlacementPolicy>,
+    /// What was read, as text: Applications of equal policies share what is derived of them.
+    texts: Vec<String>,
+}
+
+impl Policies {
+    /// Reads what concerns placement. The error says which policy cannot be read; admission refuses such ones first.
+    pub fn read(policies: &[Policy]) -> Result<Self, String> {
+        let mut read = Self::default();
+        for policy in policies {
+            let faulty = |error: serde_json::Error| format!("policy {:?} cannot be read: {error}", policy.name);
+            match policy.type_.as_str() {
+                "topology" => {
+                    read.topologies.push(properties(&policy.properties).map_err(faulty)?);
+                    // In front, so that the texts of the placements stay in their places.
+                    read.texts.insert(read.topologies.len() - 1, policy.properties.to_string());
+                }
+                "placement" => {
+                    read.placements.push(properties(&policy.properties).map_err(faulty)?);
+                    read.texts.push(policy.properties.to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+
+    /// Groups in the order in which they take room: what must fit whole first, what can be divided last.
+    pub fn groups<'a>(&self, components: &'a [RenderedComponent]) -> Vec<Group<'a>> {
+        let mut groups: Vec<Group<'a>> = Vec::new();
+        for component in components {
+            let names =
+                |policy: &PlacementPolicy| policy.components.is_empty() || policy.components.contains(&component.name);
+            let policy = self.placements.iter().position(names);
+            let spread = match policy.map(|index| self.placements[index].mode) {
+                Some(Mode::Divided) => Spread::Divided,
+                Some(Mode::Duplicated) => Spread::Duplicated,
+                None if self.topologies.is_empty() => Spread::Single,
+                None => Spread::Duplicated,
+            };
+            match groups.iter_mut().find(|group| group.policy == policy && group.spread == spread) {
+                Some(group) => group.components.push(component),
+                None => groups.push(Group { spread, components: vec![component], policy }),
+            }
+        }
+        groups.sort_by_key(|group| group.spread);
+        groups
+    }
+
+    pub fn of(&self, group: &Group<'_>) -> Option<&PlacementPolicy> {
+        group.policy.map(|index| &self.placements[index])
+    }
+
+    /// What chooses the clusters of a group, and the text it is known by.
+    pub fn rules(&self, group: &Group<'_>) -> (String, Rules<'_>) {
+        let counts = group.components.iter().any(|component| component.demand.is_some());
+        let topologies = self.texts[..self.topologies.len()].iter();
+        let policy = group.policy.map(|index| &self.texts[self.topologies.len() + index]);
+        let mut key = if counts { "+".to_owned() } else { "-".to_owned() };
+        for (mark, text) in topologies.map(|text| ('t', text)).chain(policy.map(|text| ('p', text))) {
+            key.push(mark);
+            key.push_str(text);
+        }
+        (key, Rules::new(&self.topologies, self.of(group), counts))
+    }
+
+    /// Cluster names that the policies of this group ask for by name.
+    pub fn named(&self, group: &Group<'_>) -> BTreeSet<&str> {
+        let topologies = self.topologies.iter().flat_map(|topology| &topology.clusters);
+        let by_policy = self.of(group).into_iter().flat_map(|policy| &policy.target.clusters);
+        topologies.chain(by_policy).map(String::as_str).collect()
+    }
+
+    /// Whether finding no target at all is all right.
+    pub fn allows_empty(&self) -> bool {
+        self.topologies.iter().any(|topology| topology.allow_empty)
+    }
+
+    /// Whether nothing new is to be placed unless all of the Application is.
+    pub fn all_or_nothing(&self) -> bool {
+        self.placements.iter().any(|policy| policy.all_or_nothing)
+    }
+}
+
+fn properties<T: DeserializeOwned>(properties: &Value) -> Result<T, serde_json::Error> {
+    match properties {
+        Value::Null => T::deserialize(&Value::Object(Default::default())),
+        properties => T::deserialize(properties),
+    }
+}

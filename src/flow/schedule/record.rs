@@ -1,0 +1,65 @@
+//! Record: all that a decision was made from, as one value that can be kept and decided again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Fleet, Problem, Running, Solution, solve};
+use crate::model::{Placement, Policy, Timestamp, Uid, revision::RenderedComponent};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub now: Timestamp,
+    pub policies: Vec<Policy>,
+    pub components: Vec<RenderedComponent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Placement>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningRecord>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held: BTreeSet<Uid>,
+    pub fleet: BTreeMap<Uid, Candidate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunningRecord {
+    pub policies: Vec<Policy>,
+    pub components: Vec<RenderedComponent>,
+}
+
+impl Record {
+    pub fn of(fleet: &Fleet, problem: &Problem<'_>) -> Self {
+        let running = |running: Running<'_>| RunningRecord {
+            policies: running.policies.to_vec(),
+            components: running.components.to_vec(),
+        };
+        Self {
+            now: problem.now,
+            policies: problem.policies.to_vec(),
+            components: problem.components.to_vec(),
+            previous: problem.previous.cloned(),
+            running: problem.running.map(running),
+            held: problem.held.clone(),
+            fleet: fleet.iter().map(|(uid, candidate)| (uid.clone(), candidate.clone())).collect(),
+        }
+    }
+
+    /// The same decision, from nothing but what was recorded.
+    pub fn replay(&self) -> Solution {
+        let running = self.running.as_ref().map(|known| Running {
+            policies: &known.policies,
+            components: &known.components,
+        });
+        let problem = Problem {
+            now: self.now,
+            policies: &self.policies,
+            components: &self.components,
+            previous: self.previous.as_ref(),
+            running,
+            held: &self.held,
+        };
+        solve(&mut Fleet::of(self.fleet.clone()), &problem)
+    }
+}
