@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context, bail};
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     flow::{
         render::render,
-        schedule::{self, Fleet, Problem, Solution},
+        schedule::{self, Fleet, Problem, Record, Solution},
     },
     model::{Application, Cluster, Timestamp, Uid, placement::Refusal, revision::RenderedComponent},
 };
@@ -25,12 +26,20 @@ use super::{input, render::refuse};
 #[derive(clap::Args)]
 pub struct Args {
     /// The fleet, as `kubectl get clusters -o yaml` prints it
-    #[arg(long, value_name = "FLEET.yaml")]
-    fleet: PathBuf,
+    #[arg(long, value_name = "FLEET.yaml", required_unless_present = "replay")]
+    fleet: Option<PathBuf>,
 
     /// The Application; - reads standard input
-    #[arg(short = 'f', long = "filename", value_name = "APP.yaml")]
-    filename: PathBuf,
+    #[arg(short = 'f', long = "filename", value_name = "APP.yaml", required_unless_present = "replay")]
+    filename: Option<PathBuf>,
+
+    /// Write down all that the decision is made from
+    #[arg(long, value_name = "RECORD.json")]
+    record: Option<PathBuf>,
+
+    /// Decide again from what was written down
+    #[arg(long, value_name = "RECORD.json", conflicts_with_all = ["fleet", "filename"])]
+    replay: Option<PathBuf>,
 
     #[arg(short = 'o', long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -79,28 +88,57 @@ struct No {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut checked = match input::applications(&args.filename)? {
-        Ok(checked) => checked,
+    let planned = match (&args.fleet, &args.filename, &args.replay) {
+        (Some(fleet), Some(filename), _) => asked(fleet, filename)?,
+        (_, _, Some(replay)) => Ok(recorded(replay)?),
+        _ => bail!("a fleet and an Application, or a record, must be given"),
+    };
+    let (name, record) = match planned {
+        Ok(planned) => planned,
         Err(faults) => return Ok(refuse(&faults)),
     };
-    let Some(input::Checked { application, warnings }) = checked.pop().filter(|_| checked.is_empty()) else {
-        bail!("{} holds several Applications; plan one at a time", args.filename.display());
-    };
-    for warning in warnings {
-        eprintln!("warning: the hub refuses this: {warning}");
+    if let Some(path) = &args.record {
+        let text = serde_json::to_string_pretty(&json!({"application": name, "record": record}))?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let application: Application = serde_json::from_value(application)?;
-    let mut fleet = Fleet::of_clusters(&clusters(&args.fleet)?);
-    let plan = match plan(&application, &mut fleet) {
-        Ok(plan) => plan,
-        Err(faults) => return Ok(refuse(&faults)),
-    };
+    let plan = plan(&name, &record);
     let text = match args.output {
         Output::Json => serde_json::to_string_pretty(&plan)?,
         Output::Table => plan.table(),
     };
     writeln!(std::io::stdout(), "{text}")?;
     Ok(if plan.unplaced.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+type Asked = (String, Record);
+
+/// What a decision on the files is made from, or what is wrong with the Application.
+fn asked(fleet: &Path, filename: &Path) -> anyhow::Result<Result<Asked, Vec<String>>> {
+    let mut checked = match input::applications(filename)? {
+        Ok(checked) => checked,
+        Err(faults) => return Ok(Err(faults)),
+    };
+    let Some(input::Checked { application, warnings }) = checked.pop().filter(|_| checked.is_empty()) else {
+        bail!("{} holds several Applications; plan one at a time", filename.display());
+    };
+    for warning in warnings {
+        eprintln!("warning: the hub refuses this: {warning}");
+    }
+    let application: Application = serde_json::from_value(application)?;
+    let fleet = Fleet::of_clusters(&clusters(fleet)?);
+    Ok(record(&application, &fleet, Timestamp(jiff::Timestamp::now())))
+}
+
+fn recorded(path: &Path) -> anyhow::Result<Asked> {
+    #[derive(serde::Deserialize)]
+    struct Written {
+        application: String,
+        record: Record,
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let written: Written =
+        serde_json::from_str(&text).with_context(|| format!("{} is no record of a decision", path.display()))?;
+    Ok((written.application, written.record))
 }
 
 /// A fleet that was written by hand need not have uids: then a cluster's name does.
@@ -125,7 +163,7 @@ fn clusters(path: &Path) -> anyhow::Result<Vec<Cluster>> {
     Ok(clusters)
 }
 
-fn plan(application: &Application, fleet: &mut Fleet) -> Result<Plan, Vec<String>> {
+fn record(application: &Application, fleet: &Fleet, now: Timestamp) -> Result<Asked, Vec<String>> {
     let rendered =
         render(application, "").map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let component = |rendered: crate::model::revision::RenderedObjects| RenderedComponent {
@@ -136,38 +174,41 @@ fn plan(application: &Application, fleet: &mut Fleet) -> Result<Plan, Vec<String
         replicas: rendered.replicas,
     };
     let components: Vec<_> = rendered.components.into_iter().map(component).collect();
-    let policies = &application.spec.policies;
     let problem = Problem {
-        now: Timestamp(jiff::Timestamp::now()),
-        policies,
+        now,
+        policies: &application.spec.policies,
         components: &components,
         previous: None,
         running: None,
         held: &BTreeSet::new(),
     };
-    let solution = schedule::solve(fleet, &problem);
+    Ok((application.metadata.name.clone(), Record::of(fleet, &problem)))
+}
+
+fn plan(application: &str, record: &Record) -> Plan {
+    let solution = record.replay();
     let component = |component: &RenderedComponent| {
-        let clusters = shares(&component.name, &solution, fleet);
+        let clusters = shares(&component.name, &solution, record);
         let counts: Option<Vec<u32>> = clusters.iter().map(|share| share.replicas).collect();
         let counts = counts.filter(|_| component.replicas.is_some());
         Component {
             name: component.name.clone(),
-            mode: schedule::mode_of(policies, component),
+            mode: schedule::mode_of(&record.policies, &component.name),
             total: counts.as_deref().map(total),
             sum: counts.as_deref().map(sum),
             clusters,
             refusals: refusals(&component.name, &solution),
         }
     };
-    let components = components.iter().map(component).collect();
-    Ok(Plan { application: application.metadata.name.clone(), components, unplaced: solution.unplaced.clone() })
+    let components = record.components.iter().map(component).collect();
+    Plan { application: application.to_owned(), components, unplaced: solution.unplaced.clone() }
 }
 
 /// In order of cluster names.
-fn shares(component: &str, solution: &Solution, fleet: &Fleet) -> Vec<Share> {
+fn shares(component: &str, solution: &Solution, record: &Record) -> Vec<Share> {
     let share = |(uid, shares): (&Uid, &BTreeMap<String, crate::model::placement::Share>)| {
         let share = shares.get(component)?;
-        let cluster = fleet.get(uid).map_or_else(|| uid.to_string(), |cluster| cluster.name.clone());
+        let cluster = record.fleet.get(uid).map_or_else(|| uid.to_string(), |cluster| cluster.name.clone());
         Some(Share { cluster, replicas: share.replicas, reason: share.reason.clone() })
     };
     let mut shares: Vec<_> = solution.shares.iter().filter_map(share).collect();
@@ -256,7 +297,9 @@ mod tests {
                 "policies": policies,
             },
         });
-        plan(&serde_json::from_value(application).unwrap(), &mut fleet()).unwrap()
+        let application = serde_json::from_value(application).unwrap();
+        let (name, record) = record(&application, &fleet(), Timestamp::from_seconds(0)).unwrap();
+        plan(&name, &record)
     }
 
     #[test]

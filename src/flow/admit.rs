@@ -18,7 +18,9 @@ use crate::model::{
 
 use super::render::render;
 
+mod modes;
 mod objects;
+mod placement;
 mod policies;
 #[cfg(test)]
 mod tests;
@@ -32,10 +34,14 @@ pub const OBJECTS_MAX: usize = 5_000;
 pub const OBJECT_BYTES_MAX: usize = 1_000_000;
 
 /// All faults in order of their paths; empty where the Application is good. What the schema of the kind says (unknown
-/// fields, types) is taken as checked.
-pub fn admit(application: &Value) -> Vec<FieldError> {
+/// fields, types) is taken as checked. `old` is what it replaces.
+pub fn admit(application: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut all = wrong(application);
     all.extend(not_there_yet(application));
+    let typed = |application: &Value| serde_json::from_value::<Application>(application.clone()).ok();
+    if let Some((old, new)) = old.and_then(typed).zip(typed(application)) {
+        modes::check_change(&old, &new, &mut all);
+    }
     ordered(all)
 }
 
@@ -58,7 +64,10 @@ fn wrong(application: &Value) -> Vec<FieldError> {
     check_component_names(&application.spec.components, &mut faults);
     policies::check(&application, &mut faults);
     match render(&application, "") {
-        Ok(rendered) => objects::check(&application, &rendered, &mut faults),
+        Ok(rendered) => {
+            objects::check(&application, &rendered, &mut faults);
+            modes::check_totals(&application, &rendered, &mut faults);
+        }
         Err(more) => faults.extend(more),
     }
     faults

@@ -422,4 +422,24 @@ mod tests {
         let amounts = [cores(3900), cores(4000), memory(17_179_869_184), memory(5 << 20), memory(2048)];
         assert_eq!(amounts, ["3.9", "4", "16.0Gi", "5.0Mi", "2Ki"]);
     }
+
+    #[test]
+    fn a_taint_is_dated_when_it_is_set() {
+        let at = |seconds| Origin { at: Some(crate::model::Timestamp::from_seconds(seconds)), ..Origin::default() };
+        let taint = |key: &str| json!({"key": key, "effect": "NoExecute"});
+        let mut first = json!({"spec": {"taints": [taint("a")]}});
+        prepare(&mut first, None, &at(10));
+        assert_eq!(first["spec"]["taints"][0]["timeAdded"], "1970-01-01T00:00:10Z");
+        let mut second = json!({"spec": {"taints": [taint("b"), taint("a")]}});
+        prepare(&mut second, Some(&first), &at(20));
+        let times = |object: &Value| {
+            object["spec"]["taints"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|taint| taint["timeAdded"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(times(&second), ["1970-01-01T00:00:20Z", "1970-01-01T00:00:10Z"], "one that stays keeps its time");
+    }
 }

@@ -88,6 +88,9 @@ pub struct PlacementPolicy {
     pub components: Vec<String>,
     #[serde(flatten)]
     pub target: ClusterSet,
+    /// CEL over `name`, `labels`, `properties` and `free` of a cluster; holds for those that are chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
     /// In order of preference: a later group is used for what the ones before it have no room for. Empty means one
     /// group of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -96,6 +96,10 @@ pub enum Why {
     OutScored { other: String, detail: String },
     #[error("placed together with {component}, which has no part there")]
     Together { component: String },
+    #[error("does not satisfy {expression}")]
+    ExpressionFalse { expression: String },
+    #[error("the policy's expression fails on it: {detail}")]
+    ExpressionFailed { detail: String },
     #[error("is in none of the policy's groups")]
     NoGroup,
     #[error("tainted {taint}, which the policy does not tolerate")]
@@ -125,6 +129,8 @@ impl Why {
             Self::NoRoom { .. } => "NoRoom",
             Self::OutScored { .. } => "OutScored",
             Self::Together { .. } => "Together",
+            Self::ExpressionFalse { .. } => "ExpressionFalse",
+            Self::ExpressionFailed { .. } => "ExpressionFailed",
             Self::NoGroup => "NoGroup",
             Self::Tainted { .. } => "Tainted",
             Self::NoWeight => "NoWeight",

@@ -21,6 +21,7 @@ mod list;
 mod load;
 mod machine;
 mod members;
+mod placement;
 mod process;
 mod proxy;
 mod real;
@@ -93,6 +94,14 @@ enum Area {
         #[arg(long, default_value_t = 100)]
         members: usize,
     },
+    /// Deciding where Applications of five kinds go: cold and incremental, without store and members.
+    Placement {
+        /// Sizes of fleets, some rows for each.
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 5000, 10_000])]
+        clusters: Vec<usize>,
+        #[arg(long = "apps", value_name = "N", default_value_t = 10_000)]
+        applications: usize,
+    },
     /// How much time a second is enough to simulate: groups of replicas, and all that goes wrong between them.
     Sim {
         #[arg(long, default_value_t = 20_000)]
@@ -118,6 +127,7 @@ impl Area {
             Self::Store(_) => "store",
             Self::LeaderLoss(_) => "leader-loss",
             Self::Restart { .. } => "restart",
+            Self::Placement { .. } => "placement",
             Self::Sim { .. } => "sim",
             Self::Sketch { .. } => "sketch",
             Self::Members => "members",
@@ -203,6 +213,11 @@ async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Fig
         Area::LeaderLoss(options) => rows.extend(leader_loss::run(&place()?, options).await?),
         Area::Restart { applications, members } => {
             rows.push(restart::run(&place()?, *applications, *members).await?);
+        }
+        Area::Placement { clusters, applications } => {
+            for count in clusters {
+                rows.extend(placement::run((*count).max(1), *applications)?);
+            }
         }
         Area::Sim { seeds } => rows.push(sim::run(*seeds)),
         Area::Sketch { nodes } => rows.extend(nodes.iter().map(|&nodes| sketch::run(nodes))),

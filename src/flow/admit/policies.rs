@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-use super::shortened;
+use super::{placement, shortened};
 
 const KNOWN: [&str; 2] = ["placement", "topology"];
 
@@ -51,7 +51,7 @@ pub fn check(application: &Application, found: &mut Vec<FieldError>) {
                 check_topology(application, properties);
             }),
             "placement" => {
-                Properties::visit(&policy.properties, &properties, &faults, check_placement);
+                Properties::visit(&policy.properties, &properties, &faults, placement::check);
                 check_components(application, index, policy, &mut placed, &faults);
             }
             type_ if KEEPING.contains(&type_) => {}
@@ -97,24 +97,8 @@ fn check_topology(application: &Application, topology: &Properties<'_>) {
     }
 }
 
-fn check_placement(placement: &Properties<'_>) {
-    placement.allow_only(&["clusterSelector", "clusters", "components", "mode"]);
-    if placement.has("mode") {
-        placement.choice("mode", &["Divided", "Duplicated"]);
-    } else {
-        let detail =
-            "Divided: replicas are a total, divided over the clusters; Duplicated: every cluster gets them in full";
-        placement.fault("mode", Required, detail);
-    }
-    check_clusters(placement);
-    placement.texts("components");
-    if let Some(selector) = placement.properties("clusterSelector") {
-        check_selector(&selector);
-    }
-}
-
 /// Whether clusters are named. An empty list could be read as none and as all.
-fn check_clusters(policy: &Properties<'_>) -> bool {
+pub fn check_clusters(policy: &Properties<'_>) -> bool {
     let Some(clusters) = policy.texts("clusters") else { return policy.has("clusters") };
     if clusters.is_empty() {
         policy.fault("clusters", Invalid, "names no cluster; leave it out where names do not matter");
@@ -168,7 +152,7 @@ fn check_labels(labels: &Properties<'_>) {
 }
 
 /// A label selector as Kubernetes has it.
-fn check_selector(selector: &Properties<'_>) {
+pub fn check_selector(selector: &Properties<'_>) {
     selector.allow_only(&["matchExpressions", "matchLabels"]);
     if let Some(labels) = selector.properties("matchLabels") {
         check_labels(&labels);

@@ -3,11 +3,11 @@ use serde_json::json;
 use super::*;
 
 fn faults_of(application: Value) -> Vec<String> {
-    admit(&application).iter().map(ToString::to_string).collect()
+    admit(&application, None).iter().map(ToString::to_string).collect()
 }
 
 fn paths_of(application: Value) -> Vec<String> {
-    admit(&application).into_iter().map(|fault| fault.path).collect()
+    admit(&application, None).into_iter().map(|fault| fault.path).collect()
 }
 
 fn application(spec: Value) -> Value {
@@ -107,6 +107,95 @@ fn faulty_policies_are_refused_where_they_are_wrong() {
     ] {
         assert_eq!(policy(type_, properties.clone()), [path], "{type_} {properties}");
     }
+}
+
+#[test]
+fn what_a_placement_policy_bounds_is_checked_at_once() {
+    let divided = |properties: Value| {
+        let mut all = json!({"mode": "Divided"});
+        properties.as_object().expect("a map").iter().for_each(|(name, value)| all[name] = value.clone());
+        policy("placement", all)
+    };
+    let sound = json!({
+        "division": "Weighted",
+        "weights": [{"clusters": ["eu"], "weight": 3}, {"clusterSelector": {}, "weight": 0}],
+        "groups": [{"name": "own", "clusters": ["eu"]}, {"clusterSelector": {"matchLabels": {"a": "b"}}}],
+        "tolerations": [{"operator": "Exists"}, {"key": "a", "effect": "NoExecute", "tolerationSeconds": 0}],
+        "spreadConstraints": [{"by": "region", "minGroups": 2, "maxSkew": 1}, {"by": "cluster", "maxGroups": 3}],
+        "limits": [{"clusters": ["eu"], "min": 1, "max": 4}],
+        "maxMoves": 0,
+        "allOrNothing": true,
+    });
+    assert_eq!(divided(sound), NOTHING);
+    for (properties, expected) in [
+        (json!({"division": "Weighted"}), vec!["weights"]),
+        (json!({"weights": [{"clusters": ["eu"], "weight": 1}]}), vec!["weights"]),
+        (json!({"division": "Weighted", "weights": [{"clusters": ["eu"], "weight": 0}]}), vec!["weights"]),
+        (
+            json!({"division": "Weighted", "weights": [{"weight": -1}]}),
+            vec!["weights[0].clusters", "weights[0].weight"],
+        ),
+        (
+            json!({"division": "Weighted", "weights": [{"clusters": ["a"], "weight": 99_999_999_999i64}]}),
+            vec!["weights[0].weight"],
+        ),
+        (json!({"groups": [{"name": "all"}]}), vec!["groups[0].clusters"]),
+        (json!({"groups": [{"clusters": ["a"], "weight": 1}]}), vec!["groups[0].weight"]),
+        (json!({"tolerations": [{"value": "x"}]}), vec!["tolerations[0].key"]),
+        (json!({"tolerations": [{"key": "a", "tolerationSeconds": 5}]}), vec!["tolerations[0].effect"]),
+        (json!({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}), vec!["tolerations[0].value"]),
+        (json!({"tolerations": [{"key": "a", "effect": "Never"}]}), vec!["tolerations[0].effect"]),
+        (json!({"spreadConstraints": [{"by": "region"}]}), vec!["spreadConstraints[0].minGroups"]),
+        (
+            json!({"spreadConstraints": [{"by": "zone", "minGroups": 3, "maxGroups": 2}]}),
+            vec!["spreadConstraints[0].maxGroups"],
+        ),
+        (
+            json!({"spreadConstraints": [{"by": "zone", "maxSkew": 1}, {"by": "zone", "maxSkew": 1}]}),
+            vec!["spreadConstraints[1].by", "spreadConstraints[1].maxSkew"],
+        ),
+        (
+            json!({"clusters": ["eu"], "spreadConstraints": [{"by": "cluster", "minGroups": 2}]}),
+            vec!["spreadConstraints[0].minGroups"],
+        ),
+        (
+            json!({"spreadConstraints": [{"by": "a b", "maxSkew": 0}]}),
+            vec!["spreadConstraints[0].by", "spreadConstraints[0].maxSkew"],
+        ),
+        (json!({"limits": [{"clusters": ["a"]}]}), vec!["limits[0].max"]),
+        (json!({"limits": [{"clusters": ["a"], "min": 5, "max": 4}]}), vec!["limits[0].max"]),
+        (json!({"limits": [{"clusters": ["a"], "max": 1i64 << 40}]}), vec!["limits[0].max"]),
+        (json!({"preferences": [{"by": "cost"}]}), vec!["preferences[0].order"]),
+        (json!({"maxMoves": -1}), vec!["maxMoves"]),
+        (json!({"total": 7}), vec!["total"]),
+    ] {
+        let expected: Vec<String> = expected.iter().map(|path| format!("properties.{path}")).collect();
+        let mut found = divided(properties.clone());
+        found.sort();
+        assert_eq!(found, expected, "{properties}");
+    }
+    let duplicated = json!({"mode": "Duplicated", "division": "Aggregated", "maxMoves": 1, "limits": []});
+    assert_eq!(policy("placement", duplicated), ["properties.division", "properties.limits", "properties.maxMoves"]);
+}
+
+#[test]
+fn a_changed_mode_needs_the_total_that_it_comes_to() {
+    let with = |policies: Value| application(json!({"components": [web("web")], "policies": policies}));
+    let placement = |properties: Value| json!([{"name": "p", "type": "placement", "properties": properties}]);
+    let change = |old: &Value, new: &Value| {
+        admit(&with(new.clone()), Some(&with(old.clone()))).into_iter().map(|fault| fault.path).collect::<Vec<_>>()
+    };
+    let divided = placement(json!({"mode": "Divided"}));
+    let duplicated = placement(json!({"mode": "Duplicated"}));
+    let total = ["spec.policies[0].properties.total"];
+    assert_eq!(change(&divided, &duplicated), total);
+    assert_eq!(change(&duplicated, &divided), total);
+    assert_eq!(change(&json!([]), &divided), total);
+    assert_eq!(change(&divided, &json!([])), ["spec.policies"]);
+    assert_eq!(change(&json!([]), &duplicated), NOTHING, "replicas stay those of each cluster");
+    assert_eq!(change(&divided, &placement(json!({"mode": "Duplicated", "total": 3}))), NOTHING);
+    assert_eq!(change(&duplicated, &placement(json!({"mode": "Divided", "total": 1}))), NOTHING);
+    assert_eq!(change(&duplicated, &placement(json!({"mode": "Divided", "total": 2}))), total, "web has one replica");
 }
 
 #[test]
@@ -234,6 +323,6 @@ fn everything_is_told_at_once_in_order_and_within_bounds() {
 #[test]
 fn what_is_no_application_at_all_is_refused() {
     for nonsense in [json!(null), json!([]), json!({"spec": {"components": "x"}}), json!({"metadata": 5})] {
-        assert_eq!(admit(&nonsense).len(), 1, "{nonsense}");
+        assert_eq!(admit(&nonsense, None).len(), 1, "{nonsense}");
     }
 }

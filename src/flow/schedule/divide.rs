@@ -31,7 +31,8 @@ const SHIFT: u32 = 20;
 /// Postconditions: the seats sum to `total` or fill all rooms; nobody gets more than its room; who has no votes gets
 /// nothing; a larger total lowers nobody; with votes as rooms, and nobody seated, no share exceeds its votes.
 pub fn webster(total: u32, voters: &[Voter]) -> Vec<u32> {
-    let mut seats = if total / STEPS_PER_VOTER > voters.len() as u32 { rough(total, voters) } else { vec![0; voters.len()] };
+    let mut seats =
+        if total / STEPS_PER_VOTER > voters.len() as u32 { rough(total, voters) } else { vec![0; voters.len()] };
     let given = seats.iter().map(|&seats| u64::from(seats)).sum::<u64>();
     let mut left = u64::from(total).saturating_sub(given);
     let claim = |place: usize, given: u32| {
@@ -133,7 +134,8 @@ mod tests {
     fn by_the_book(total: u32, voters: &[Voter]) -> Vec<u32> {
         let mut seats = vec![0; voters.len()];
         for _ in 0..total {
-            let claims = (0..voters.len()).filter(|&place| seats[place] < voters[place].room && voters[place].votes > 0);
+            let claims =
+                (0..voters.len()).filter(|&place| seats[place] < voters[place].room && voters[place].votes > 0);
             let best = claims.max_by(|&one, &other| {
                 let divisor = |place: usize| u128::from(2 * (voters[place].seats + seats[place]) + 1);
                 let quotient = |place: usize, by: usize| u128::from(voters[place].votes) * divisor(by);

@@ -120,7 +120,8 @@ impl<'a> Solver<'a> {
         }
 
         let slots: Vec<Slot> = parts.iter().map(|part| part.slot.clone()).collect();
-        let counts: Vec<Count> = ask.constraints.iter().zip(&domains).map(|(asked, of)| count(asked, of, &slots)).collect();
+        let counts: Vec<Count> =
+            ask.constraints.iter().zip(&domains).map(|(asked, of)| count(asked, of, &slots)).collect();
         let task = Task {
             wanted,
             slots: &slots,
@@ -209,10 +210,17 @@ impl<'a> Solver<'a> {
     ) -> Part {
         let standing = placing.of(id).clone();
         let is_open = standing == Standing::Open;
-        let capacity = if self.is_taken_from(id) { self.room(id).map_or(0, |room| room.for_demand(demand)) } else { capacity };
+        let capacity =
+            if self.is_taken_from(id) { self.room(id).map_or(0, |room| room.for_demand(demand)) } else { capacity };
         let (mut stays, mut bound) = (had, u32::MAX);
         let room = match before {
-            None => if is_open { capacity } else { 0 },
+            None => {
+                if is_open {
+                    capacity
+                } else {
+                    0
+                }
+            }
             Some(before) => {
                 let emptied = self.room(id).cloned().map(|mut room| {
                     room.give_back(before, had);
@@ -225,6 +233,11 @@ impl<'a> Solver<'a> {
                 if is_open { bound - stays } else { 0 }
             }
         };
+        let might = match standing {
+            Standing::Open | Standing::Keeps(_) => stays,
+            Standing::Leaves(_) => had,
+            Standing::Gone => 0,
+        };
         if matches!(standing, Standing::Leaves(_) | Standing::Gone) {
             stays = 0;
         }
@@ -232,6 +245,7 @@ impl<'a> Solver<'a> {
             id,
             had,
             stays,
+            might,
             room,
             weight: placing.standings.weight(id),
             tier: placing.standings.tier(id),
@@ -269,9 +283,7 @@ impl<'a> Solver<'a> {
         let wanted = task.wanted;
         let what = match verdict {
             Verdict::Placed => return,
-            Verdict::Short(0) if room == 0 => {
-                nobody_fits(self.fleet.len(), self.tally(placing))
-            }
+            Verdict::Short(0) if room == 0 => nobody_fits(self.fleet.len(), self.tally(placing)),
             Verdict::Short(fits) => {
                 format!("room for {fits} of {wanted} replicas; {placed} run, nothing new is placed until all fit")
             }
@@ -320,7 +332,11 @@ impl<'a> Solver<'a> {
     /// A total of zero on first placement: the cluster with most room gets the workload without replicas.
     fn place_nothing(&mut self, component: &RenderedComponent, parts: &[Part], placing: &Placing) {
         let open = parts.iter().filter(|part| part.standing == Standing::Open);
-        let roomiest = open.min_by_key(|part| (std::cmp::Reverse(part.slot.room), part.slot.id)).map(|part| part.slot.id);
+        let best = |part: &&Part| {
+            let weight = placing.standings.weight(part.slot.id);
+            (std::cmp::Reverse(weight), std::cmp::Reverse(part.slot.room), part.slot.id)
+        };
+        let roomiest = open.min_by_key(best).map(|part| part.slot.id);
         match roomiest.or_else(|| self.open(placing).next()) {
             Some(id) => self.give(id, component, Some(0), || "0 of 0: most room".into()),
             None => self.lack(component, "no cluster can take it".into()),
@@ -338,9 +354,8 @@ impl<'a> Solver<'a> {
         let Some(running) = self.problem.running else { return false };
         let names = |known: &PlacementPolicy| known.components.is_empty() || known.components.contains(&component.name);
         let mut known = running.policies.iter().filter(|known| known.type_ == "placement");
-        let before = known.find_map(|known| {
-            serde_json::from_value::<PlacementPolicy>(known.properties.clone()).ok().filter(names)
-        });
+        let before = known
+            .find_map(|known| serde_json::from_value::<PlacementPolicy>(known.properties.clone()).ok().filter(names));
         policy.division == Division::Weighted
             && before.is_none_or(|before| (before.division, &before.weights) != (policy.division, &policy.weights))
     }

@@ -10,11 +10,7 @@ use super::{
     fleet::{Domains, Fleet, Id},
     standing::Standing,
 };
-use crate::model::{
-    Demand,
-    placement::Why,
-    revision::RenderedComponent,
-};
+use crate::model::{Demand, placement::Why, revision::RenderedComponent};
 
 /// Why clusters without a share of one component have none.
 #[derive(Debug, Clone)]
@@ -67,9 +63,8 @@ impl No {
 
     /// Whether it says no by what the user chose, not by what the cluster lacks.
     pub fn is_by_choice(&self, id: Id) -> bool {
-        let by_choice = |why: &Why| matches!(why, Why::NotNamed | Why::SelectorMismatch { .. } | Why::NoGroup);
         match self.placing.of(id) {
-            Standing::Keeps(why) | Standing::Leaves(why) => by_choice(why),
+            Standing::Keeps(why) | Standing::Leaves(why) => is_by_choice(why),
             Standing::Open | Standing::Gone => false,
         }
     }
@@ -116,6 +111,11 @@ impl No {
     fn misfit(&self, room: &Room) -> Option<(&str, Why)> {
         misfit(self.whole.iter().map(|(name, demand, wanted)| (name.as_str(), demand, *wanted)), room).err()
     }
+}
+
+/// Whether a reason is what the user chose, not what the cluster lacks.
+pub fn is_by_choice(why: &Why) -> bool {
+    matches!(why, Why::NotNamed | Why::SelectorMismatch { .. } | Why::ExpressionFalse { .. } | Why::NoGroup)
 }
 
 /// What is left of a room after all of `whole`, or the first that does not fit.

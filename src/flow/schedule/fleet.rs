@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Room,
+    expression::Expression,
     standing::{Rules, Standings},
 };
 use crate::model::{
@@ -61,6 +62,9 @@ pub struct Fleet {
     capacities: Columns<Demand, Vec<u32>>,
     standings: Columns<String, Standings>,
     domains: Columns<String, Domains>,
+    expressions: Columns<String, Result<Expression, String>>,
+    /// Some expression asks for room: what changes a room may change who is chosen.
+    rooms_choose: bool,
 }
 
 /// Which group of one label each cluster is in.
@@ -135,7 +139,7 @@ impl Fleet {
             self.facts.note(id);
         }
         if room_changed {
-            self.rooms.note(id);
+            self.note_room(id);
         }
         facts_changed
     }
@@ -174,7 +178,14 @@ impl Fleet {
             self.facts.note(id);
         }
         *known = room;
+        self.note_room(id);
+    }
+
+    fn note_room(&mut self, id: Id) {
         self.rooms.note(id);
+        if self.rooms_choose {
+            self.facts.note(id);
+        }
     }
 
     pub fn set_silent(&mut self, uid: &Uid, silent: bool) {
@@ -210,7 +221,7 @@ impl Fleet {
         };
         if let Some(room) = &mut self.clusters[id as usize].1.room {
             change(room);
-            self.rooms.note(id);
+            self.note_room(id);
         }
     }
 
@@ -270,6 +281,13 @@ impl Fleet {
             || rules.stand_all(clusters.iter().map(|(_, candidate)| candidate), now),
             |column, since| facts.since(since, |id| rules.stand(column, id, &clusters[id as usize].1, now)),
         )
+    }
+
+    /// An expression, read once.
+    pub fn expression(&mut self, text: &str) -> Arc<Result<Expression, String>> {
+        let expression = self.expressions.get(text, 0, || Expression::read(text), |_, _| true);
+        self.rooms_choose |= expression.as_ref().as_ref().is_ok_and(Expression::reads_room);
+        expression
     }
 
     /// Which group of a spread constraint each cluster is in. Clusters themselves are no column: each is its own group.

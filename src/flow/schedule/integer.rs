@@ -31,6 +31,8 @@ pub struct Slot {
     pub had: u32,
     /// Of those, what may stay where it is.
     pub stays: u32,
+    /// What could stay where the policy did not bound it: it does as long as there is no better answer.
+    pub might: u32,
     /// What it may get beyond `stays`.
     pub room: u32,
     /// Static weight; counts where the division is `Weighted`.
@@ -121,9 +123,7 @@ pub fn solve(task: &Task<'_>) -> Result<Answer, Broken> {
 
     let shares = share_out(task, &choice);
     ensure("share", "sum_is_exact", || shares.iter().map(|&share| u64::from(share)).sum::<u64>() == wanted)?;
-    ensure("share", "never_exceeds_room", || {
-        slots.iter().zip(&shares).all(|(slot, &share)| share <= slot.high())
-    })?;
+    ensure("share", "never_exceeds_room", || slots.iter().zip(&shares).all(|(slot, &share)| share <= slot.high()))?;
     ensure("share", "minimums_hold", || {
         slots.iter().zip(&shares).all(|(slot, &share)| wanted == 0 || share == 0 || share >= slot.min)
     })?;
@@ -131,7 +131,8 @@ pub fn solve(task: &Task<'_>) -> Result<Answer, Broken> {
 
     // What a lower total takes is no move.
     let had: u64 = slots.iter().filter(|slot| !slot.leaves).map(|slot| u64::from(slot.had)).sum();
-    let fallen = |(slot, &share): (&Slot, &u32)| if slot.leaves { 0 } else { u64::from(slot.stays.saturating_sub(share)) };
+    let fallen =
+        |(slot, &share): (&Slot, &u32)| if slot.leaves { 0 } else { u64::from(slot.might.saturating_sub(share)) };
     let moved = slots.iter().zip(&shares).map(fallen).sum::<u64>().saturating_sub(had.saturating_sub(wanted));
     if task.max_moves.is_some_and(|max| moved > max.into()) {
         return Ok(Answer { shares: stay_put(task), verdict: Verdict::Moves(moved), left_out: none });
@@ -175,19 +176,16 @@ fn spread_holds(task: &Task<'_>, choice: &Choice, shares: &[u32]) -> bool {
     task.counts.iter().all(|count| keeps(count, task, shares, |slot| choice.chosen[slot]))
 }
 
-/// No new answer: holders keep what they have, also those that should leave, as far as replicas are missing without
-/// them. Only a cluster that is being deleted loses its part all the same.
+/// No new answer: holders keep what they have, also what should leave, as far as replicas are missing without it. Only a
+/// cluster that is being deleted loses its part all the same.
 fn stay_put(task: &Task<'_>) -> Vec<u32> {
-    let mut lacking = u64::from(task.wanted);
-    let mut shares = Vec::with_capacity(task.slots.len());
-    for slot in task.slots {
-        let share = if slot.leaves { 0 } else { slot.stays };
-        lacking = lacking.saturating_sub(share.into());
-        shares.push(share);
-    }
-    for (share, slot) in shares.iter_mut().zip(task.slots).filter(|(_, slot)| slot.leaves) {
-        *share = u64::from(slot.had).min(lacking) as u32;
-        lacking -= u64::from(*share);
+    let mut shares: Vec<u32> = task.slots.iter().map(|slot| slot.stays).collect();
+    let stay: u64 = shares.iter().map(|&share| u64::from(share)).sum();
+    let mut lacking = u64::from(task.wanted).saturating_sub(stay);
+    for (share, slot) in shares.iter_mut().zip(task.slots) {
+        let more = u64::from(slot.might - *share).min(lacking);
+        *share += more as u32;
+        lacking -= more;
     }
     // A lower total is carried out wherever the rest is not: nobody asked for what is beyond it.
     let beyond = shares.iter().map(|&share| u64::from(share)).sum::<u64>().saturating_sub(task.wanted.into());

@@ -18,7 +18,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::{explain::No, integer::Broken, solver::Placing};
+use self::{
+    explain::{No, is_by_choice},
+    integer::Broken,
+    solver::Placing,
+};
 pub use self::{
     fleet::{Candidate, Fleet},
     record::Record,
@@ -34,6 +38,7 @@ mod bounds;
 mod divide;
 mod divided;
 mod explain;
+pub mod expression;
 pub mod fleet;
 mod floating;
 mod integer;
@@ -207,9 +212,7 @@ fn hold_back(problem: &Problem<'_>, fleet: &Fleet, edit: Solution, kept: Solutio
 fn cut(refusals: &mut Vec<Refusal>, max: usize) {
     sort(refusals);
     if refusals.len() > max {
-        let by_choice = |refusal: &Refusal| {
-            matches!(refusal.why, Why::NotNamed | Why::SelectorMismatch { .. } | Why::NoGroup)
-        };
+        let by_choice = |refusal: &Refusal| is_by_choice(&refusal.why);
         refusals.sort_by_key(by_choice);
         refusals.truncate(max);
         sort(refusals);
@@ -224,7 +227,6 @@ fn sort(refusals: &mut [Refusal]) {
 }
 
 /// How the policies mean a component's replicas: `Divided`, `Duplicated`, or `Single` where one cluster gets them all.
-pub fn mode_of(policies: &[Policy], component: &RenderedComponent) -> &'static str {
-    let policies = policies::Policies::read(policies).unwrap_or_default();
-    policies.groups(std::slice::from_ref(component)).first().map_or("", |group| group.spread.name())
+pub fn mode_of(policies: &[Policy], component: &str) -> &'static str {
+    policies::Policies::read(policies).unwrap_or_default().spread(component).1.name()
 }

@@ -76,15 +76,7 @@ impl Policies {
     pub fn groups<'a>(&self, components: &'a [RenderedComponent]) -> Vec<Group<'a>> {
         let mut groups: Vec<Group<'a>> = Vec::new();
         for component in components {
-            let names =
-                |policy: &PlacementPolicy| policy.components.is_empty() || policy.components.contains(&component.name);
-            let policy = self.placements.iter().position(names);
-            let spread = match policy.map(|index| self.placements[index].mode) {
-                Some(Mode::Divided) => Spread::Divided,
-                Some(Mode::Duplicated) => Spread::Duplicated,
-                None if self.topologies.is_empty() => Spread::Single,
-                None => Spread::Duplicated,
-            };
+            let (policy, spread) = self.spread(&component.name);
             match groups.iter_mut().find(|group| group.policy == policy && group.spread == spread) {
                 Some(group) => group.components.push(component),
                 None => groups.push(Group { spread, components: vec![component], policy }),
@@ -92,6 +84,21 @@ impl Policies {
         }
         groups.sort_by_key(|group| group.spread);
         groups
+    }
+
+    /// The placement policy of a component, and how its replicas are meant.
+    pub fn spread(&self, component: &str) -> (Option<usize>, Spread) {
+        let names = |policy: &PlacementPolicy| {
+            policy.components.is_empty() || policy.components.iter().any(|name| name == component)
+        };
+        let policy = self.placements.iter().position(names);
+        let spread = match policy.map(|index| self.placements[index].mode) {
+            Some(Mode::Divided) => Spread::Divided,
+            Some(Mode::Duplicated) => Spread::Duplicated,
+            None if self.topologies.is_empty() => Spread::Single,
+            None => Spread::Duplicated,
+        };
+        (policy, spread)
     }
 
     pub fn of(&self, group: &Group<'_>) -> Option<&PlacementPolicy> {

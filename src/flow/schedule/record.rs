@@ -48,10 +48,8 @@ impl Record {
 
     /// The same decision, from nothing but what was recorded.
     pub fn replay(&self) -> Solution {
-        let running = self.running.as_ref().map(|known| Running {
-            policies: &known.policies,
-            components: &known.components,
-        });
+        let running =
+            self.running.as_ref().map(|known| Running { policies: &known.policies, components: &known.components });
         let problem = Problem {
             now: self.now,
             policies: &self.policies,

@@ -115,6 +115,8 @@ impl<'a> Solver<'a> {
 
     fn placing(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {
         let (key, rules) = policies.rules(group);
+        let expression = policies.of(group).and_then(|policy| policy.expression.as_deref());
+        let rules = rules.with(expression.map(|text| self.fleet.expression(text)));
         let standings = self.fleet.standings(&key, &rules, self.problem.now);
         let mut over = BTreeMap::new();
         for id in self.problem.held.iter().filter_map(|uid| self.fleet.id(uid)) {
@@ -175,7 +177,13 @@ impl<'a> Solver<'a> {
         self.previous(component).get(&id).copied()
     }
 
-    pub fn give(&mut self, id: Id, component: &RenderedComponent, replicas: Option<u32>, reason: impl FnOnce() -> String) {
+    pub fn give(
+        &mut self,
+        id: Id,
+        component: &RenderedComponent,
+        replicas: Option<u32>,
+        reason: impl FnOnce() -> String,
+    ) {
         // An unchanged share keeps the reason it was decided for: the decision is the old one.
         let share = match self.has(component, id) {
             Some(share) if share.replicas == replicas => share.clone(),

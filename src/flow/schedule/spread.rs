@@ -110,7 +110,8 @@ impl<'t> Search<'t> {
         };
         let minimums = usable.iter().any(|&slot| task.slots[slot].min > 0);
         let (own, others): (Vec<&Count>, Vec<&Count>) = task.counts.iter().partition(|count| count.of.is_empty());
-        let size = |count: Option<&&Count>| count.map_or((0, usize::MAX), |count| (count.min as usize, count.max as usize));
+        let size =
+            |count: Option<&&Count>| count.map_or((0, usize::MAX), |count| (count.min as usize, count.max as usize));
         if let ([count], [], false) = (&others[..], &own[..], minimums) {
             let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
             usable.iter().for_each(|&slot| groups.entry(count.of[slot]).or_default().push(slot));
@@ -287,7 +288,8 @@ impl<'t> Search<'t> {
         let (top, bottom) = (wanted / count, wanted.div_ceil(count).saturating_sub(skew));
         let levels = (bottom..=top).rev().take(LEVELS_MAX as usize).chain([bottom]);
         let bounds_at = |level: u64| {
-            let bounds = groups.iter().map(|(&group, &(low, high, _))| (group, (low.max(level), high.min(level + skew))));
+            let bounds =
+                groups.iter().map(|(&group, &(low, high, _))| (group, (low.max(level), high.min(level + skew))));
             let bounds: BTreeMap<u32, (u64, u64)> = bounds.collect();
             let (low, high) = bounds.values().fold((0, 0), |(lows, highs), (low, high)| (lows + low, highs + high));
             let holds = bounds.values().all(|(low, high)| low <= high) && low <= wanted && wanted <= high;
@@ -302,9 +304,8 @@ impl<'t> Search<'t> {
     /// How many replicas need not move, given bounds and what is kept: no more than the bounds and the others' lower bounds
     /// leave.
     fn staying(&self, parts: impl Iterator<Item = (u64, u64, u64)>) -> u64 {
-        let (kept, needed) = parts.fold((0, 0), |(kept, needed), (low, high, has)| {
-            (kept + has.min(high), needed + low.saturating_sub(has))
-        });
+        let (kept, needed) = parts
+            .fold((0, 0), |(kept, needed), (low, high, has)| (kept + has.min(high), needed + low.saturating_sub(has)));
         kept.min(self.wanted().saturating_sub(needed))
     }
 

@@ -3,9 +3,15 @@
 //! Owns: the filters, in their order, and their reasons. Everything here is a column over the fleet that many
 //! Applications share; what one decision alone knows (held clusters, other Applications) is laid over it by the solver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::fleet::{Candidate, Id};
+use super::{
+    expression::Expression,
+    fleet::{Candidate, Id},
+};
 use crate::model::{
     Timestamp,
     application::{ClusterSet, ClusterToleration, PlacementPolicy, PreferenceOrder, Topology},
@@ -71,6 +77,7 @@ pub struct Rules<'p> {
     beyond: Option<Why>,
     policy: Option<&'p PlacementPolicy>,
     names: BTreeSet<&'p str>,
+    expression: Option<Arc<Result<Expression, String>>>,
     /// Whether any component counts on room.
     counts: bool,
 }
@@ -145,7 +152,13 @@ impl<'p> Rules<'p> {
             false => Why::NotNamed,
         };
         let beyond = topologies.iter().map(why).reduce(either);
-        Self { topologies, beyond, policy, names: policy.map(|policy| names(&policy.target.clusters)).unwrap_or_default(), counts }
+        let names = policy.map(|policy| names(&policy.target.clusters)).unwrap_or_default();
+        Self { topologies, beyond, policy, names, expression: None, counts }
+    }
+
+    /// With the policy's expression, read.
+    pub fn with(self, expression: Option<Arc<Result<Expression, String>>>) -> Self {
+        Self { expression, ..self }
     }
 
     pub fn stand_all<'c>(&self, clusters: impl Iterator<Item = &'c Candidate>, now: Timestamp) -> Standings {
@@ -183,10 +196,8 @@ impl<'p> Rules<'p> {
         }
         if let Some(limit) = column.limits.get_mut(id as usize) {
             let rule = policy.limits.iter().find(|rule| rule.target.chooses(cluster));
-            *limit = rule.map_or(Limit::NONE, |rule| Limit {
-                min: rule.min.unwrap_or(0),
-                max: rule.max.unwrap_or(u32::MAX),
-            });
+            *limit = rule
+                .map_or(Limit::NONE, |rule| Limit { min: rule.min.unwrap_or(0), max: rule.max.unwrap_or(u32::MAX) });
         }
     }
 
@@ -197,6 +208,10 @@ impl<'p> Rules<'p> {
         }
         if let Some(why) = self.refuses(cluster) {
             return Standing::Leaves(why);
+        }
+        let judged = self.judged(cluster);
+        if let Some(Standing::Leaves(_)) = judged {
+            return judged.unwrap_or(Standing::Gone);
         }
         let mut repelled = None;
         for taint in cluster.taints.iter().filter(|taint| taint.effect != TaintEffect::PreferNoSchedule) {
@@ -223,7 +238,8 @@ impl<'p> Rules<'p> {
             Candidate { accepted: false, .. } => Standing::Keeps(Why::NotAccepted),
             Candidate { silent: true, .. } => Standing::Keeps(Why::Silent),
             Candidate { cordoned: true, .. } => Standing::Keeps(Why::Cordoned),
-            _ if repelled.is_some() => repelled.map_or(Standing::Open, Standing::Keeps),
+            _ if judged.is_some() => judged.unwrap_or(Standing::Gone),
+            _ if repelled.is_some() => repelled.map_or(Standing::Gone, Standing::Keeps),
             Candidate { room: None, .. } if self.counts => Standing::Keeps(Why::NoSketch),
             _ => Standing::Open,
         }
@@ -252,11 +268,31 @@ impl<'p> Rules<'p> {
         (!grouped).then_some(Why::NoGroup)
     }
 
+    /// What the expression says of a cluster that is not chosen by it. What it says by the cluster's room, which the very
+    /// Application takes, and that it fails, is no reason for what runs to leave.
+    fn judged(&self, cluster: &Candidate) -> Option<Standing> {
+        let failed = |detail: &String| Some(Standing::Keeps(Why::ExpressionFailed { detail: detail.clone() }));
+        let expression = match self.expression.as_deref()? {
+            Ok(expression) => expression,
+            Err(detail) => return failed(detail),
+        };
+        let why = || Why::ExpressionFalse { expression: expression.text().to_owned() };
+        match expression.holds(cluster) {
+            Ok(true) => None,
+            Ok(false) if expression.reads_room() => Some(Standing::Keeps(why())),
+            Ok(false) => Some(Standing::Leaves(why())),
+            Err(detail) => failed(&detail),
+        }
+    }
+
     fn tolerance(&self, taint: &ClusterTaint) -> Tolerance {
         let tolerations = self.policy.map(|policy| policy.tolerations.as_slice()).unwrap_or_default();
         let matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint));
         // The longest counts, as for pods any one that matches does.
-        matching.map(|toleration| toleration.toleration_seconds.map_or(Tolerance::Always, Tolerance::Seconds)).max().unwrap_or(Tolerance::Never)
+        matching
+            .map(|toleration| toleration.toleration_seconds.map_or(Tolerance::Always, Tolerance::Seconds))
+            .max()
+            .unwrap_or(Tolerance::Never)
     }
 
     fn set_tier(&self, column: &mut Standings, id: Id, group: u16, cluster: &Candidate) {

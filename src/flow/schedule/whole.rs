@@ -10,7 +10,7 @@ use super::{
     Placing, Room,
     explain::{No, misfit},
     fleet::Id,
-    policies::{Group, Policies},
+    policies::{Group, Policies, Spread},
     solver::Solver,
     standing::{Standing, Standings, Tier},
 };
@@ -72,11 +72,13 @@ impl<'a> Solver<'a> {
         let here: BTreeSet<Id> = self.here(group).into_iter().collect();
         let stays = |id: Id| matches!(placing.of(id), Standing::Open | Standing::Keeps(_));
         let tier = |id: Id| placing.standings.tier(id).group;
-        let fitting: Vec<Id> =
-            self.open(placing).filter(|id| !here.contains(id) && self.fits(&whole, *id)).collect();
+        let fitting: Vec<Id> = self.open(placing).filter(|id| !here.contains(id) && self.fits(&whole, *id)).collect();
         let targets = here.iter().copied().filter(|&id| stays(id));
         let first = targets.clone().map(tier).min().or_else(|| fitting.iter().copied().map(tier).min());
         let targets: BTreeSet<Id> = targets.chain(fitting.into_iter().filter(|&id| Some(tier(id)) == first)).collect();
+        if let Some(fault) = self.total_fault(policies, group, targets.len()) {
+            group.components.iter().for_each(|component| self.outgrow(component, fault.clone()));
+        }
         for &id in &targets {
             for component in &group.components {
                 let had = self.has(component, id).and_then(|share| share.replicas);
@@ -99,6 +101,22 @@ impl<'a> Solver<'a> {
         let other = targets.first().map_or_else(|| "nobody".to_owned(), |&id| self.fleet.at(id).name.clone());
         let detail = "an earlier group of the policy has it".to_owned();
         self.refuse_group(group, placing, &whole, &BTreeMap::new(), &Why::OutScored { other, detail });
+    }
+
+    /// Where replicas were a total and are now those of each cluster, the total that the policy says must come of it.
+    fn total_fault(&self, policies: &Policies, group: &Group<'a>, targets: usize) -> Option<String> {
+        let total = policies.of(group)?.total?;
+        let before = Policies::read(self.problem.running?.policies).ok()?;
+        let was_divided = |component: &&RenderedComponent| before.spread(&component.name).1 == Spread::Divided;
+        let counts = group.components.iter().filter_map(|component| full(component)).map(u64::from);
+        let each: u64 = counts.sum();
+        let sum = each.saturating_mul(targets as u64);
+        (group.components.iter().any(|component| was_divided(component)) && sum != total).then(|| {
+            format!(
+                "{each} replicas in each of {targets} clusters are {sum}, and the policy says a total of {total}; the revision \
+                 that runs goes on"
+            )
+        })
     }
 
     /// A cluster that a selector chooses may be cordoned or silent; one that is named, or lacks room, is a part of the
@@ -284,7 +302,10 @@ pub fn word(why: &Why) -> &'static str {
         Why::Silent => "silent",
         Why::NoSketch => "without a report of their capacity",
         Why::NoRoom { .. } | Why::BelowMinimum { .. } => "without room",
-        Why::NotNamed | Why::SelectorMismatch { .. } | Why::NoGroup | Why::NoWeight => "not chosen by the policies",
+        Why::NotNamed | Why::SelectorMismatch { .. } | Why::ExpressionFalse { .. } | Why::NoGroup | Why::NoWeight => {
+            "not chosen by the policies"
+        }
+        Why::ExpressionFailed { .. } => "on which the policy's expression fails",
         Why::NoSuchCluster => "unknown",
         Why::OutScored { .. } => "behind another",
         Why::Together { .. } | Why::AllOrNothing { .. } => "without room for all components",

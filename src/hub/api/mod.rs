@@ -110,8 +110,8 @@ impl Api {
         }
     }
 
-    fn admit(&self, kind: &Kind, object: &Value) -> Vec<FieldError> {
-        self.admissions.get(&kind.gvk).map(|admit| admit(object)).unwrap_or_default()
+    fn admit(&self, kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        self.admissions.get(&kind.gvk).map(|admit| admit(object, old)).unwrap_or_default()
     }
 }
 

@@ -40,4 +40,4 @@ pub trait Group: Send + Sync {
 }
 
 /// The part of admission that is not in the kind: `flow::admit`. Every error at once.
-pub type Admit = fn(&Value) -> Vec<FieldError>;
+pub type Admit = fn(&Value, Option<&Value>) -> Vec<FieldError>;

@@ -362,7 +362,7 @@ fn check(api: &Api, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<()>
     // An object admitted once is not refused for a change elsewhere: its finalizers must stay removable.
     let content_is_new = old.is_none_or(|old| old["spec"] != new["spec"]);
     if content_is_new && faults.is_empty() {
-        faults.extend(api.admit(kind, new));
+        faults.extend(api.admit(kind, new, old));
     }
     if faults.is_empty() {
         return Ok(());

@@ -57,7 +57,10 @@ impl World {
 
     /// Creates or replaces an Application, as the API does; its faults where it is not admitted.
     pub fn put_application(&mut self, application: &Value) -> Result<(), String> {
-        let faults = admit::admit(application);
+        let metadata = &application["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or("default");
+        let old = self.object(&kinds::APPLICATION, namespace, metadata["name"].as_str().unwrap_or_default());
+        let faults = admit::admit(application, old.as_ref());
         if !faults.is_empty() {
             return Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         }

@@ -18,6 +18,9 @@ use crate::model::{
     sketch::Shape,
 };
 
+mod exact;
+mod policies;
+
 const STEP: i64 = 100;
 
 fn component(name: &str, replicas: u32) -> RenderedComponent {
@@ -98,7 +101,8 @@ impl Case {
         let solution = solve(&mut fleet, &self.problem());
         assert_eq!(solution.broken, None);
         let mut kept = self.kept.borrow_mut();
-        let gone: Vec<Uid> = kept.iter().map(|(uid, _)| uid.clone()).filter(|uid| !self.fleet.contains_key(uid)).collect();
+        let gone: Vec<Uid> =
+            kept.iter().map(|(uid, _)| uid.clone()).filter(|uid| !self.fleet.contains_key(uid)).collect();
         gone.iter().for_each(|uid| assert!(kept.remove(uid)));
         for (uid, candidate) in &self.fleet {
             kept.upsert(uid, candidate.clone());
@@ -182,6 +186,7 @@ fn counts(case: &Case, solution: &Solution) -> BTreeMap<String, u32> {
     solution.shares.iter().filter_map(named).collect()
 }
 
+#[track_caller]
 fn expect(case: &Case, solution: &Solution, expected: &[(&str, u32)]) {
     let expected: BTreeMap<String, u32> = expected.iter().map(|&(name, count)| (name.to_owned(), count)).collect();
     assert_eq!(counts(case, solution), expected, "{solution:#?}");
