@@ -210,8 +210,11 @@ impl<'a> Solver<'a> {
     ) -> Part {
         let standing = placing.of(id).clone();
         let is_open = standing == Standing::Open;
-        let capacity =
-            if self.is_taken_from(id) { self.room(id).map_or(0, |room| room.for_demand(demand)) } else { capacity };
+        // The column is for clusters from which nothing was taken and where none of its kind run.
+        let capacity = match had > 0 || self.is_taken_from(id) {
+            true => self.room(id).map_or(0, |room| room.for_more(demand, had)),
+            false => capacity,
+        };
         let (mut stays, mut bound) = (had, u32::MAX);
         let room = match before {
             None => {

@@ -60,6 +60,8 @@ pub struct Fleet {
     facts: Log,
     rooms: Log,
     capacities: Columns<Demand, Vec<u32>>,
+    /// Namespace → where something beside room bounds its pods.
+    ruled: Columns<String, Ruled>,
     standings: Columns<String, Standings>,
     domains: Columns<String, Domains>,
     expressions: Columns<String, Result<Expression, String>>,
@@ -236,7 +238,7 @@ impl Fleet {
         self.ids = self.clusters.iter().zip(0..).map(|((uid, _), id)| (uid.clone(), id)).collect();
         let bound = self.clusters.len().max(1024);
         (self.facts, self.rooms) = (Log::bounded(bound), Log::bounded(2 * bound));
-        (self.capacities, self.standings, self.domains) = Default::default();
+        (self.capacities, self.ruled, self.standings, self.domains) = Default::default();
     }
 
     pub fn id(&self, uid: &Uid) -> Option<Id> {
@@ -259,7 +261,25 @@ impl Fleet {
 
     /// By id: how many replicas of `demand` fit.
     pub fn capacities(&mut self, demand: &Demand) -> Arc<Vec<u32>> {
-        let Self { clusters, capacities, rooms, .. } = self;
+        let Self { clusters, capacities, ruled, rooms, .. } = self;
+        let is_ruled = |id: Id| {
+            clusters[id as usize].1.room.as_ref().is_some_and(|room| room.has_rules(&demand.namespace))
+        };
+        let ruled = ruled.get(
+            &demand.namespace,
+            rooms.end,
+            || Ruled::of((0..clusters.len() as Id).map(is_ruled).collect()),
+            |column: &mut Ruled, since| rooms.since(since, |id| column.set(id, is_ruled(id))),
+        );
+        // Where no cluster has rules for its namespace, all demands that differ in nothing else share a column.
+        let anywhere;
+        let demand = match ruled.count > 0 || demand.namespace.is_empty() {
+            true => demand,
+            false => {
+                anywhere = Demand { namespace: String::new(), ..demand.clone() };
+                &anywhere
+            }
+        };
         let fits = |id: Id| clusters[id as usize].1.room.as_ref().map_or(0, |room| room.for_demand(demand));
         capacities.get(
             demand,
@@ -347,6 +367,24 @@ impl Domains {
                 }
             },
         };
+    }
+}
+
+/// Clusters with rules for one namespace.
+#[derive(Debug, Clone, Default)]
+struct Ruled {
+    of: Vec<bool>,
+    count: usize,
+}
+
+impl Ruled {
+    fn of(of: Vec<bool>) -> Self {
+        Self { count: of.iter().filter(|ruled| **ruled).count(), of }
+    }
+
+    fn set(&mut self, id: Id, ruled: bool) {
+        let before = std::mem::replace(&mut self.of[id as usize], ruled);
+        self.count = self.count + usize::from(ruled) - usize::from(before);
     }
 }
 
