@@ -30,8 +30,11 @@ const CHANGES: usize = 3;
 /// Reasons told with each decision that is kept.
 const REFUSALS_MAX: usize = 256;
 
+/// A name, and the properties of the policy of one Application in a fleet of so many clusters.
+type Kind = (&'static str, fn(usize, usize) -> Value);
+
 /// Policies, by kind; what differs between Applications of one kind is said by the number.
-const KINDS: [(&str, fn(usize, usize) -> Value); 5] = [
+const KINDS: [Kind; 5] = [
     ("free capacity", |_, _| json!({"mode": "Divided"})),
     ("static weights", |_, clusters| {
         let weight = |number: usize| json!({"clusters": [name(number * clusters / 8)], "weight": number + 1});

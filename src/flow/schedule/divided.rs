@@ -94,11 +94,9 @@ impl<'a> Solver<'a> {
         for (id, had) in self.counts(component) {
             parts.insert(id, self.part(id, had, &demand, before, placing, capacities[id as usize]));
         }
-        for id in self.taken_from().chain(placing.laid_over()).collect::<Vec<_>>() {
-            if !parts.contains_key(&id) {
-                let part = self.part(id, 0, &demand, None, placing, capacities[id as usize]);
-                parts.insert(id, part);
-            }
+        for id in self.taken_from().chain(placing.laid_over()) {
+            let part = || self.part(id, 0, &demand, None, placing, capacities[id as usize]);
+            parts.entry(id).or_insert_with(part);
         }
         let looked_at: Vec<Id> = parts.keys().copied().collect();
         let shortlist = Shortlist {
@@ -336,8 +334,10 @@ impl<'a> Solver<'a> {
     fn place_nothing(&mut self, component: &RenderedComponent, parts: &[Part], placing: &Placing) {
         let open = parts.iter().filter(|part| part.standing == Standing::Open);
         let best = |part: &&Part| {
+            // As the shortlist ranks them: by weight, where there are weights.
             let weight = placing.standings.weight(part.slot.id);
-            (std::cmp::Reverse(weight), std::cmp::Reverse(part.slot.room), part.slot.id)
+            let room = if weight > 0 { 0 } else { part.slot.room };
+            (std::cmp::Reverse(weight), std::cmp::Reverse(room), part.slot.id)
         };
         let roomiest = open.min_by_key(best).map(|part| part.slot.id);
         match roomiest.or_else(|| self.open(placing).next()) {

@@ -8,15 +8,13 @@
 //! leaves; then everything derived is dropped. What changes in a cluster is noted in a log, and a column that is asked
 //! for again looks at what was noted since.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Room,
+    columns::{Columns, Log},
     expression::Expression,
     standing::{Rules, Standings},
 };
@@ -24,9 +22,6 @@ use crate::model::{
     Cluster, Demand, Timestamp, Uid,
     cluster::{ClusterTaint, PROVIDER_LABEL, Property, REGION_LABEL, ZONE_LABEL},
 };
-
-/// Columns of one kind that are kept at once; the one not asked for longest goes first.
-const COLUMNS_MAX: usize = 256;
 
 /// A cluster as placement sees it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -262,9 +257,8 @@ impl Fleet {
     /// By id: how many replicas of `demand` fit.
     pub fn capacities(&mut self, demand: &Demand) -> Arc<Vec<u32>> {
         let Self { clusters, capacities, ruled, rooms, .. } = self;
-        let is_ruled = |id: Id| {
-            clusters[id as usize].1.room.as_ref().is_some_and(|room| room.has_rules(&demand.namespace))
-        };
+        let is_ruled =
+            |id: Id| clusters[id as usize].1.room.as_ref().is_some_and(|room| room.has_rules(&demand.namespace));
         let ruled = ruled.get(
             &demand.namespace,
             rooms.end,
@@ -385,107 +379,5 @@ impl Ruled {
     fn set(&mut self, id: Id, ruled: bool) {
         let before = std::mem::replace(&mut self.of[id as usize], ruled);
         self.count = self.count + usize::from(ruled) - usize::from(before);
-    }
-}
-
-/// Ids in the order in which they changed, as far back as is worth it.
-#[derive(Debug, Default)]
-struct Log {
-    ids: VecDeque<Id>,
-    bound: usize,
-    /// How many were noted in all.
-    end: u64,
-}
-
-impl Log {
-    fn bounded(bound: usize) -> Self {
-        Self { bound, ..Self::default() }
-    }
-
-    fn note(&mut self, id: Id) {
-        if self.ids.len() >= self.bound {
-            self.ids.pop_front();
-        }
-        self.ids.push_back(id);
-        self.end += 1;
-    }
-
-    /// Visits what was noted since; false where that is no longer known.
-    fn since(&self, since: u64, mut visit: impl FnMut(Id)) -> bool {
-        let news = (self.end - since) as usize;
-        if news > self.ids.len() {
-            return false;
-        }
-        let mut fresh: Vec<Id> = self.ids.range(self.ids.len() - news..).copied().collect();
-        fresh.sort_unstable();
-        fresh.dedup();
-        fresh.into_iter().for_each(&mut visit);
-        true
-    }
-}
-
-/// Columns by what they are of.
-#[derive(Debug)]
-struct Columns<K, T> {
-    kept: BTreeMap<K, Column<T>>,
-    asked: u64,
-}
-
-#[derive(Debug)]
-struct Column<T> {
-    content: Arc<T>,
-    as_of: u64,
-    asked: u64,
-}
-
-impl<K, T> Default for Columns<K, T> {
-    fn default() -> Self {
-        Self { kept: BTreeMap::new(), asked: 0 }
-    }
-}
-
-impl<K: Ord + Clone, T: Clone> Columns<K, T> {
-    fn peek<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&T>
-    where
-        K: std::borrow::Borrow<Q>,
-    {
-        self.kept.get(key).map(|column| &*column.content)
-    }
-
-    fn forget<Q: Ord + ?Sized>(&mut self, key: &Q)
-    where
-        K: std::borrow::Borrow<Q>,
-    {
-        self.kept.remove(key);
-    }
-
-    /// The column as of `end`: what is kept brought up to date, or made anew. `refresh` says whether it could.
-    fn get<Q: Ord + ToOwned<Owned = K> + ?Sized>(
-        &mut self,
-        key: &Q,
-        end: u64,
-        make: impl FnOnce() -> T,
-        refresh: impl FnOnce(&mut T, u64) -> bool,
-    ) -> Arc<T>
-    where
-        K: std::borrow::Borrow<Q>,
-    {
-        self.asked += 1;
-        if let Some(column) = self.kept.get_mut(key) {
-            column.asked = self.asked;
-            if column.as_of < end && !refresh(Arc::make_mut(&mut column.content), column.as_of) {
-                column.content = Arc::new(make());
-            }
-            column.as_of = end;
-            return column.content.clone();
-        }
-        if self.kept.len() >= COLUMNS_MAX
-            && let Some(oldest) = self.kept.iter().min_by_key(|(_, column)| column.asked).map(|(key, _)| key.clone())
-        {
-            self.kept.remove(oldest.borrow());
-        }
-        let content = Arc::new(make());
-        self.kept.insert(key.to_owned(), Column { content: content.clone(), as_of: end, asked: self.asked });
-        content
     }
 }

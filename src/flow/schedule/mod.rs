@@ -35,6 +35,7 @@ use crate::model::{
 };
 
 mod bounds;
+mod columns;
 mod divide;
 mod divided;
 mod explain;

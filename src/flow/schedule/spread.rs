@@ -35,13 +35,16 @@ pub struct Choice {
     pub groups: Groups,
 }
 
+/// Group → at least, at most.
+pub type Bounds = BTreeMap<u32, (u64, u64)>;
+
 /// Bounds by group of one constraint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Groups {
     /// By slot; all zero where no constraint bounds groups.
     pub of: Vec<u32>,
-    /// Group → at least, at most. One that is not here is not bound.
-    pub bounds: BTreeMap<u32, (u64, u64)>,
+    /// A group that is not here is not bound.
+    pub bounds: Bounds,
 }
 
 /// What is chosen or not as a whole.
@@ -78,7 +81,7 @@ struct Fit {
     /// By place in `set`.
     low: Vec<u32>,
     /// Constraint whose groups are bounded (`None`: the units themselves), and group → bounds.
-    levels: Option<(Option<usize>, BTreeMap<u32, (u64, u64)>)>,
+    levels: Option<(Option<usize>, Bounds)>,
 }
 
 /// `None` where no set of clusters can hold all replicas.
@@ -283,14 +286,14 @@ impl<'t> Search<'t> {
 
     /// The smallest share of a group, such that no group has more than that and the skew: of the levels at which all
     /// replicas can be held the one that moves fewest, of these the most even one.
-    fn level(&self, groups: &BTreeMap<u32, (u64, u64, u64)>, skew: u64) -> Option<(u64, BTreeMap<u32, (u64, u64)>)> {
+    fn level(&self, groups: &BTreeMap<u32, (u64, u64, u64)>, skew: u64) -> Option<(u64, Bounds)> {
         let (wanted, count) = (self.wanted(), groups.len() as u64);
         let (top, bottom) = (wanted / count, wanted.div_ceil(count).saturating_sub(skew));
         let levels = (bottom..=top).rev().take(LEVELS_MAX as usize).chain([bottom]);
         let bounds_at = |level: u64| {
             let bounds =
                 groups.iter().map(|(&group, &(low, high, _))| (group, (low.max(level), high.min(level + skew))));
-            let bounds: BTreeMap<u32, (u64, u64)> = bounds.collect();
+            let bounds: Bounds = bounds.collect();
             let (low, high) = bounds.values().fold((0, 0), |(lows, highs), (low, high)| (lows + low, highs + high));
             let holds = bounds.values().all(|(low, high)| low <= high) && low <= wanted && wanted <= high;
             let parts = groups.iter().map(|(group, &(.., kept))| (bounds[group].0, bounds[group].1, kept));

@@ -19,6 +19,9 @@ use crate::model::{Demand, placement::Why, quantity::CPU, revision::RenderedComp
 /// For a sentence: the refusals tell of all.
 const NAMED_MAX: usize = 3;
 
+/// How much room a cluster offers, which one it is, and what would be left.
+type Best = (u64, Id, Room);
+
 /// What a cluster must take at once.
 struct Whole<'a> {
     /// Component, demand, replicas.
@@ -111,7 +114,7 @@ impl<'a> Solver<'a> {
         let counts = group.components.iter().filter_map(|component| full(component)).map(u64::from);
         let each: u64 = counts.sum();
         let sum = each.saturating_mul(targets as u64);
-        (group.components.iter().any(|component| was_divided(component)) && sum != total).then(|| {
+        (group.components.iter().any(was_divided) && sum != total).then(|| {
             format!(
                 "{each} replicas in each of {targets} clusters are {sum}, and the policy says a total of {total}; the revision \
                  that runs goes on"
@@ -128,23 +131,22 @@ impl<'a> Solver<'a> {
         (whole, first): (&Whole<'a>, Option<u16>),
         (targets, named): (&BTreeSet<Id>, &BTreeSet<Id>),
     ) {
-        let (mut without, mut more, mut waits) = (Vec::new(), 0, false);
-        for id in 0..self.fleet.len() as Id {
-            let standing = placing.of(id);
-            let in_group = first.is_none_or(|first| placing.standings.tier(id).group <= first);
-            if targets.contains(&id) || (*standing == Standing::Open && !in_group) {
-                continue;
+        let unheard = |standing: &Standing| match standing {
+            Standing::Keeps(why) | Standing::Leaves(why) => {
+                matches!(why, Why::NoSketch | Why::Silent | Why::NotAccepted)
             }
-            let is_open = *standing == Standing::Open;
-            waits |= match standing {
-                Standing::Keeps(why) | Standing::Leaves(why) => {
-                    matches!(why, Why::NoSketch | Why::Silent | Why::NotAccepted)
+            Standing::Open | Standing::Gone => false,
+        };
+        let mut waits = placing.standings.any(unheard);
+        let (mut without, mut more) = (Vec::new(), 0);
+        let asked: BTreeSet<Id> = self.open(placing).chain(named.iter().copied()).collect();
+        for &id in asked.difference(targets) {
+            let standing = placing.of(id);
+            if *standing == Standing::Open {
+                if first.is_some_and(|first| placing.standings.tier(id).group > first) {
+                    continue;
                 }
-                Standing::Open => true,
-                Standing::Gone => false,
-            };
-            if !is_open && !named.contains(&id) {
-                continue;
+                waits = true;
             }
             if without.len() == NAMED_MAX {
                 more += 1;
@@ -194,7 +196,7 @@ impl<'a> Solver<'a> {
     }
 
     /// Of the clusters that the whole fits: the best one, with what room is left there, and the next.
-    fn roomiest(&self, whole: &Whole<'a>, placing: &Placing) -> (Option<(u64, Id, Room)>, Option<(u64, Id)>) {
+    fn roomiest(&self, whole: &Whole<'a>, placing: &Placing) -> (Option<Best>, Option<(u64, Id)>) {
         let claim = |id: Id| (Reverse(placing.standings.tier(id)), self.spare(whole, id), Reverse(id));
         let could = |id: &Id| self.is_taken_from(*id) || whole.could(*id);
         let mut claims: BinaryHeap<(Reverse<Tier>, u64, Reverse<Id>)> =
