@@ -2,7 +2,7 @@
 //! own `flow::schedule`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -54,6 +54,9 @@ const KINDS: [Kind; 5] = [
     ),
 ];
 
+/// What the agents told last.
+type Sketches = BTreeMap<Uid, Sketch>;
+
 struct Application {
     kind: usize,
     policies: Vec<Policy>,
@@ -71,7 +74,7 @@ struct Times {
 
 /// One row for all kinds and one for each of them.
 pub fn run(clusters: usize, applications: usize) -> anyhow::Result<Vec<Row>> {
-    let mut fleet = fleet(clusters, applications);
+    let (mut fleet, mut sketches) = fleet(clusters, applications);
     let mut all: Vec<Application> = (0..applications).map(|number| application(number, clusters)).collect();
     let mut times: Vec<Times> = KINDS.iter().map(|_| Times::default()).collect();
     let mut unplaced = 0;
@@ -81,11 +84,11 @@ pub fn run(clusters: usize, applications: usize) -> anyhow::Result<Vec<Row>> {
         times[application.kind].cold.push(took);
         let solution = decision.tell(&fleet, 0);
         unplaced += usize::from(!solution.unplaced.is_empty());
-        keep(&mut fleet, application, solution);
+        keep((&mut fleet, &mut sketches), application, solution);
     }
     let in_all = begin.elapsed();
     for (number, application) in all.iter_mut().enumerate() {
-        change(&mut fleet, number);
+        change(&mut fleet, &mut sketches, number);
         if let Some(replicas) = &mut application.components[0].replicas {
             replicas.count += 1 + number as u32 % 3;
         }
@@ -94,7 +97,7 @@ pub fn run(clusters: usize, applications: usize) -> anyhow::Result<Vec<Row>> {
         let begin = Instant::now();
         let solution = decision.tell(&fleet, REFUSALS_MAX);
         times[application.kind].told.push(took + begin.elapsed());
-        keep(&mut fleet, application, solution);
+        keep((&mut fleet, &mut sketches), application, solution);
     }
     let mut sum = Times::default();
     for of_kind in &times {
@@ -103,8 +106,7 @@ pub fn run(clusters: usize, applications: usize) -> anyhow::Result<Vec<Row>> {
         sum.told.extend(&of_kind.told);
     }
     let mut rows = vec![row(clusters, "all", sum)];
-    rows[0]
-        .insert("decisions_and_reservations_per_s".into(), json!((applications as f64 / in_all.as_secs_f64()).round()));
+    rows[0].insert("decisions_and_sketches_per_s".into(), json!((applications as f64 / in_all.as_secs_f64()).round()));
     rows[0].insert("applications".into(), json!(applications));
     rows[0].insert("unplaced".into(), json!(unplaced));
     rows[0].insert("memory_mib".into(), json!(Usage::of(std::process::id())?.rss_bytes >> 20));
@@ -145,8 +147,8 @@ fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, Duration) {
     (decision, begin.elapsed())
 }
 
-/// Reserves what is new, and remembers the answer.
-fn keep(fleet: &mut Fleet, application: &mut Application, solution: Solution) {
+/// Remembers the answer, and lets what is new start at once: its agent tells of the room that is left.
+fn keep((fleet, sketches): (&mut Fleet, &mut Sketches), application: &mut Application, solution: Solution) {
     let count = |row: Option<&PlacementRow>| {
         row.and_then(|row| row.components.values().next()).and_then(|share| share.replicas).unwrap_or(0)
     };
@@ -166,7 +168,7 @@ fn keep(fleet: &mut Fleet, application: &mut Application, solution: Solution) {
         };
         let more = count(Some(&row)).saturating_sub(count(before));
         if more > 0 {
-            fleet.take(&row.cluster, &demand, more);
+            start(fleet, sketches, &row.cluster, &demand, i64::from(more));
         }
         rows.push(row);
     }
@@ -175,15 +177,25 @@ fn keep(fleet: &mut Fleet, application: &mut Application, solution: Solution) {
 }
 
 /// A few clusters change by a pod that comes or goes.
-fn change(fleet: &mut Fleet, number: usize) {
+fn change(fleet: &mut Fleet, sketches: &mut Sketches, number: usize) {
     let demand = demand(number);
     for step in 0..CHANGES {
         let uid = uid((number * 7919 + step * 104_729) % fleet.len());
-        match step % 2 {
-            0 => fleet.give(&uid, &demand, 1),
-            _ => fleet.take(&uid, &demand, 1),
+        start(fleet, sketches, &uid, &demand, if step % 2 == 0 { -1 } else { 1 });
+    }
+}
+
+/// So many pods start on the nodes of a cluster, spread over them, or end.
+fn start(fleet: &mut Fleet, sketches: &mut Sketches, uid: &Uid, demand: &Demand, pods: i64) {
+    let Some(sketch) = sketches.get_mut(uid) else { return };
+    let nodes: i64 = sketch.shapes.iter().map(|shape| i64::from(shape.count)).sum();
+    for shape in &mut sketch.shapes {
+        for (name, amount) in demand.requests.0.iter().map(|(name, amount)| (name.as_str(), *amount)).chain([(PODS, 1)])
+        {
+            shape.free.add(&Resources::of([(name, amount * pods / nodes.max(1))]), -1);
         }
     }
+    fleet.set_room(uid, Some(Room::of(sketch)));
 }
 
 fn name(number: usize) -> String {
@@ -194,8 +206,9 @@ fn uid(number: usize) -> Uid {
     Uid(format!("{number:08x}-0000-4000-8000-000000000000"))
 }
 
-fn fleet(clusters: usize, applications: usize) -> Fleet {
+fn fleet(clusters: usize, applications: usize) -> (Fleet, Sketches) {
     let cpu = 2 * CPU_PER_APPLICATION * applications as i64 / clusters as i64;
+    let mut sketches = Sketches::new();
     let candidate = |number: usize| {
         let nodes = NODES_PER_CLUSTER_MIN + number as u32 % 5;
         let shape = |part: u32| {
@@ -220,9 +233,11 @@ fn fleet(clusters: usize, applications: usize) -> Fleet {
             room: Some(Room::of(&sketch)),
             ..Candidate::default()
         };
+        sketches.insert(uid(number), sketch);
         (uid(number), candidate)
     };
-    Fleet::of((0..clusters).map(candidate))
+    let fleet = Fleet::of((0..clusters).map(candidate));
+    (fleet, sketches)
 }
 
 /// One of twelve sizes of pods.

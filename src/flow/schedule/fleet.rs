@@ -199,29 +199,6 @@ impl Fleet {
         }
     }
 
-    /// Takes replicas off a cluster's room.
-    pub fn take(&mut self, uid: &Uid, demand: &Demand, replicas: u32) {
-        self.with_room(uid, |room| room.take(demand, replicas));
-    }
-
-    /// Gives what replicas held back to a cluster's room.
-    pub fn give(&mut self, uid: &Uid, demand: &Demand, replicas: u32) {
-        self.with_room(uid, |room| room.give_back(demand, replicas));
-    }
-
-    fn with_room(&mut self, uid: &Uid, change: impl FnOnce(&mut Room)) {
-        let Some(&id) = self.ids.get(uid) else {
-            if let Some(room) = self.joined.get_mut(uid).and_then(|known| known.room.as_mut()) {
-                change(room);
-            }
-            return;
-        };
-        if let Some(room) = &mut self.clusters[id as usize].1.room {
-            change(room);
-            self.note_room(id);
-        }
-    }
-
     /// Gives every cluster its id. Before anything is decided.
     pub fn settle(&mut self) {
         if self.joined.is_empty() && !self.unsettled {

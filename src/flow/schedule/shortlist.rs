@@ -59,8 +59,11 @@ impl Shortlist<'_> {
         let looked_at = |id: &Id| self.looked_at.binary_search(id).is_ok();
         let slots: Vec<Slot> = ids.into_iter().filter(|id| !looked_at(id)).map(slot).collect();
         let listed: u64 = slots.iter().map(|slot| u64::from(slot.room)).sum();
-        let amounts = self.looked_at.iter().filter(|&&id| self.standings.codes()[id as usize] == Standings::OPEN);
-        let known: u64 = amounts.map(|&id| u64::from(self.capacities[id as usize])).sum();
+        let counted = |&&id: &&Id| {
+            let id = id as usize;
+            self.standings.codes()[id] == Standings::OPEN && self.amount(id, self.capacities[id]) > 0
+        };
+        let known: u64 = self.looked_at.iter().filter(counted).map(|&id| u64::from(self.capacities[id as usize])).sum();
         Listed { slots, beyond: sum.saturating_sub(listed).saturating_sub(known) }
     }
 
@@ -77,8 +80,10 @@ impl Shortlist<'_> {
         let mut cell = Cell::default();
         for (id, (&code, &capacity)) in self.standings.codes().iter().zip(self.capacities).enumerate() {
             if code == Standings::OPEN {
-                *sum += u64::from(capacity);
-                cell.offer(self.amount(id, capacity), id as Id, most);
+                let amount = self.amount(id, capacity);
+                // Room of a cluster without a weight is of no use.
+                *sum += if amount > 0 { u64::from(capacity) } else { 0 };
+                cell.offer(amount, id as Id, most);
             }
         }
         cell.take(most)
@@ -90,8 +95,9 @@ impl Shortlist<'_> {
         let columns = self.standings.codes().iter().zip(self.capacities).zip(&domains.of);
         for (id, ((&code, &capacity), &domain)) in columns.enumerate() {
             if code == Standings::OPEN && domain != Domains::NONE {
-                *sum += u64::from(capacity);
-                cells[domain as usize].offer(self.amount(id, capacity), id as Id, most);
+                let amount = self.amount(id, capacity);
+                *sum += if amount > 0 { u64::from(capacity) } else { 0 };
+                cells[domain as usize].offer(amount, id as Id, most);
             }
         }
         cells.into_iter().flat_map(|cell| cell.take(most)).collect()

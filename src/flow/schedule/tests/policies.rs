@@ -202,6 +202,16 @@ fn a_full_cluster_leaves_its_weight_to_the_others() {
 }
 
 #[test]
+fn room_without_a_weight_is_no_room() {
+    let weights = json!([{"clusters": ["eu"], "weight": 1}]);
+    let policies = placement_with(json!({"division": "Weighted", "weights": weights}));
+    let mut case = Case::new(policies, 9, &[("ap", 100), ("eu", 5), ("us", 100)]);
+    let solution = case.settle();
+    expect(&case, &solution, &[]);
+    assert_eq!(solution.unplaced["web"], "room for 5 of 9 replicas; 0 run, nothing new is placed until all fit");
+}
+
+#[test]
 fn aggregated_replicas_use_as_few_clusters_as_hold_them() {
     let mut case =
         Case::new(placement_with(json!({"division": "Aggregated"})), 8, &[("ap", 10), ("eu", 30), ("us", 20)]);
