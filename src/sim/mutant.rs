@@ -57,7 +57,7 @@ impl Mutant {
         (Self::RemovalFirst, 1..=20),
         (Self::RemovalsConfirmedUnseen, 20..=79),
         (Self::LedgerForgets, 1..=20),
-        (Self::OwnershipIgnored, 16..=55),
+        (Self::OwnershipIgnored, 90..=129),
         (Self::RepairsForever, 1..=10),
         (Self::ReservationsIgnored, 1..=60),
         (Self::SilenceEvicts, 3..=12),

@@ -237,6 +237,9 @@ impl Story {
     }
 
     fn application(&mut self, name: &str, replicas_max: u64) -> Value {
+        // Nobody knows what a total comes to in every cluster while they come and go: one that is divided stays so.
+        let old = self.world.object(&kinds::APPLICATION, "default", name);
+        let was_divided = old.is_some_and(|old| old["spec"]["policies"][0]["type"] == "placement");
         let chance = &mut self.world.chance;
         let component = |suffix: &str, cpu: u64, version: u64, replicas: u64| {
             json!({
@@ -248,8 +251,11 @@ impl Story {
         let (cpu, version, replicas) =
             (100 * chance.between(1, 10), chance.between(1, 3), chance.between(0, replicas_max));
         let mut components = vec![component("web", cpu, version, replicas)];
+        let mut total = replicas;
         if chance.happens(400) {
-            components.push(component("worker", 200, 1, chance.between(1, 4)));
+            let replicas = chance.between(1, 4);
+            components.push(component("worker", 200, 1, replicas));
+            total += replicas;
         }
         if chance.happens(300) {
             let settings = json!({"apiVersion": "v1", "kind": "ConfigMap",
@@ -262,8 +268,8 @@ impl Story {
             json!({"clusters": NAMES.iter().take(count).collect::<Vec<_>>()})
         };
         let mut policies = Vec::new();
-        if self.strict || chance.happens(600) {
-            let mut properties = json!({"mode": "Divided"});
+        if self.strict || chance.happens(600) || was_divided {
+            let mut properties = json!({"mode": "Divided", "total": total});
             if chance.happens(300) {
                 properties["clusterSelector"] = json!({"matchExpressions": [
                     {"key": REGION_LABEL, "operator": "NotIn", "values": [NAMES[chance.between(0, 3) as usize]]}]});
