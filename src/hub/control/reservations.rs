@@ -340,13 +340,12 @@ mod tests {
         }
     }
 
-    /// A rollout to pods that ask for more: those still bound from before hold less than what is decided.
-    #[test]
-    fn a_pod_to_be_replaced_is_seen_with_what_it_asks_for() {
+    /// A component of one part in `eu`, and the revision that it is of.
+    fn part(type_: &str, replicas: Option<u32>) -> (Row, Revision) {
         let name = "web".to_owned();
         let component = RenderedComponent {
             name: name.clone(),
-            type_: "webservice".into(),
+            type_: type_.into(),
             manifests: Vec::new(),
             demand: Some(cpu(1000)),
             replicas: None,
@@ -364,14 +363,21 @@ mod tests {
             cluster_name: "eu".into(),
             generation: 7,
             revision: "shop-v2".into(),
-            components: [(name.clone(), Share { replicas: Some(5), reason: String::new() })].into(),
+            components: [(name, Share { replicas, reason: String::new() })].into(),
             removals: Vec::new(),
             trace: String::new(),
         };
+        (row, revision)
+    }
+
+    /// A rollout to pods that ask for more: those still bound from before hold less than what is decided.
+    #[test]
+    fn a_pod_to_be_replaced_is_seen_with_what_it_asks_for() {
+        let (row, revision) = part("webservice", Some(5));
         let still = |bound: u32, milli: i64| {
             let replicas = Some(ReplicaCount { desired: 5, bound, ..ReplicaCount::default() });
             let held = Resources::of([(CPU, milli), (PODS, bound.into())]);
-            let line = ComponentReport { name: name.clone(), replicas, held, ..ComponentReport::default() };
+            let line = ComponentReport { name: "web".into(), replicas, held, ..ComponentReport::default() };
             let report = Report { generation: 7, components: vec![line], ..Report::default() };
             outstanding(&row, &revision, Some(&report), None, false).iter().map(|(_, replicas)| replicas).sum::<u32>()
         };
@@ -383,33 +389,10 @@ mod tests {
 
     #[test]
     fn what_has_no_replicas_is_one_pod_until_its_agent_says_how_many() {
-        let component = RenderedComponent {
-            name: "job".into(),
-            type_: "k8s-objects".into(),
-            manifests: Vec::new(),
-            demand: Some(cpu(1000)),
-            replicas: None,
-        };
-        let revision = Revision {
-            application: ObjectName::new("default", "shop"),
-            application_uid: Uid::from("shop"),
-            number: 1,
-            spec_digest: Digest::of(b"spec"),
-            application_blob: Digest::of(b"application"),
-            components: vec![component],
-        };
-        let row = Row {
-            cluster: Uid::from("eu"),
-            cluster_name: "eu".into(),
-            generation: 7,
-            revision: "shop-v1".into(),
-            components: [("job".to_owned(), Share { replicas: None, reason: String::new() })].into(),
-            removals: Vec::new(),
-            trace: String::new(),
-        };
+        let (row, revision) = part("k8s-objects", None);
         let still = |desired: u32, bound: u32| {
             let replicas = Some(ReplicaCount { desired, bound, ..ReplicaCount::default() });
-            let line = ComponentReport { name: "job".into(), replicas, ..ComponentReport::default() };
+            let line = ComponentReport { name: "web".into(), replicas, ..ComponentReport::default() };
             let report = Report { generation: 7, components: vec![line], ..Report::default() };
             summed(&outstanding(&row, &revision, Some(&report), None, false))
                 .iter()

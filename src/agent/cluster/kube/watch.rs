@@ -95,77 +95,43 @@ fn is_not_found(error: &watcher::Error) -> bool {
 
 /// Nodes and pods of the whole cluster and what bounds pods, reduced to facts as they arrive.
 pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
-    let nodes = facts_of(
-        client.clone(),
-        "Node",
-        "nodes",
-        Reading {
-            read: facts::node,
-            reset: Capacity::NodesReset,
-            one: Capacity::Node,
-            gone: |node| Capacity::NodeGone(node.name),
-        },
-    );
-    let quotas = facts_of(
-        client.clone(),
-        "ResourceQuota",
-        "resourcequotas",
-        Reading {
-            read: facts::quota,
-            reset: |rules| Capacity::RulesReset(RuleKind::Quota, rules),
-            one: |rule| Capacity::Rule(RuleKind::Quota, rule),
-            gone: |rule| Capacity::RuleGone(RuleKind::Quota, rule.namespace, rule.name),
-        },
-    );
-    let ranges = facts_of(
-        client.clone(),
-        "LimitRange",
-        "limitranges",
-        Reading {
-            read: facts::limit_range,
-            reset: |rules| Capacity::RulesReset(RuleKind::LimitRange, rules),
-            one: |rule| Capacity::Rule(RuleKind::LimitRange, rule),
-            gone: |rule| Capacity::RuleGone(RuleKind::LimitRange, rule.namespace, rule.name),
-        },
-    );
-    let volumes = facts_of(
-        client.clone(),
-        "PersistentVolume",
-        "persistentvolumes",
-        Reading {
-            read: facts::volume,
-            reset: |rules| Capacity::RulesReset(RuleKind::Volume, rules),
-            one: |rule| Capacity::Rule(RuleKind::Volume, rule),
-            gone: |rule| Capacity::RuleGone(RuleKind::Volume, rule.namespace, rule.name),
-        },
-    );
-    let pods = facts_of(
-        client,
-        "Pod",
-        "pods",
-        Reading {
-            read: facts::pod,
-            reset: Capacity::PodsReset,
-            one: Capacity::Pod,
-            gone: |pod| Capacity::PodGone { namespace: pod.namespace, name: pod.name },
-        },
-    );
+    let nodes = facts_of(client.clone(), "Node", "nodes", facts::node, |news| match news {
+        News::Reset(nodes) => Capacity::NodesReset(nodes),
+        News::One(node) => Capacity::Node(node),
+        News::Gone(node) => Capacity::NodeGone(node.name),
+    });
+    let pods = facts_of(client.clone(), "Pod", "pods", facts::pod, |news| match news {
+        News::Reset(pods) => Capacity::PodsReset(pods),
+        News::One(pod) => Capacity::Pod(pod),
+        News::Gone(pod) => Capacity::PodGone { namespace: pod.namespace, name: pod.name },
+    });
+    let rules = |of: RuleKind, kind, plural, read| {
+        facts_of(client.clone(), kind, plural, read, move |news| match news {
+            News::Reset(rules) => Capacity::RulesReset(of, rules),
+            News::One(rule) => Capacity::Rule(of, rule),
+            News::Gone(rule) => Capacity::RuleGone(of, rule.namespace, rule.name),
+        })
+    };
+    let quotas = rules(RuleKind::Quota, "ResourceQuota", "resourcequotas", facts::quota);
+    let ranges = rules(RuleKind::LimitRange, "LimitRange", "limitranges", facts::limit_range);
+    let volumes = rules(RuleKind::Volume, "PersistentVolume", "persistentvolumes", facts::volume);
     futures::stream::select_all([nodes, pods, quotas, ranges, volumes]).boxed()
 }
 
-/// How objects of one kind become news of capacity.
-struct Reading<T> {
-    read: fn(&Value) -> T,
-    reset: fn(Vec<T>) -> Capacity,
-    one: fn(T) -> Capacity,
-    gone: fn(T) -> Capacity,
+/// What a watch says of objects of one kind.
+enum News<T> {
+    /// All there are: what else was known is gone.
+    Reset(Vec<T>),
+    One(T),
+    Gone(T),
 }
 
 fn facts_of<T: Send + 'static>(
     client: Client,
     kind: &'static str,
     plural: &'static str,
-    reading: Reading<T>,
+    read: fn(&Value) -> T,
+    tell: impl Fn(News<T>) -> Capacity + Send + 'static,
 ) -> BoxStream<'static, Capacity> {
     spawn(move |out| async move {
         let gvk = GroupVersionKind::new("", "v1", kind);
@@ -173,24 +139,24 @@ fn facts_of<T: Send + 'static>(
         let mut events = pin!(watcher::watcher(all(&client, &gvk, plural), config).default_backoff());
         let mut listed = Vec::new();
         while let Some(event) = events.next().await {
-            let change = match event {
+            let news = match event {
                 Ok(Event::Init) => {
                     listed.clear();
                     continue;
                 }
                 Ok(Event::InitApply(object)) => {
-                    listed.push((reading.read)(&whole(&gvk, object)));
+                    listed.push(read(&whole(&gvk, object)));
                     continue;
                 }
-                Ok(Event::InitDone) => (reading.reset)(std::mem::take(&mut listed)),
-                Ok(Event::Apply(object)) => (reading.one)((reading.read)(&whole(&gvk, object))),
-                Ok(Event::Delete(object)) => (reading.gone)((reading.read)(&whole(&gvk, object))),
+                Ok(Event::InitDone) => News::Reset(std::mem::take(&mut listed)),
+                Ok(Event::Apply(object)) => News::One(read(&whole(&gvk, object))),
+                Ok(Event::Delete(object)) => News::Gone(read(&whole(&gvk, object))),
                 Err(error) => {
                     debug!(kind, %error, "watch interrupted");
                     continue;
                 }
             };
-            if out.send(change).await.is_err() {
+            if out.send(tell(news)).await.is_err() {
                 return;
             }
         }

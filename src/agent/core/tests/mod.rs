@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::Event;
 use crate::{
-    agent::cluster::{Live, OWNER_LABEL, Rejection},
+    agent::cluster::{Capacity, Live, OWNER_LABEL, Rejection},
     model::{
-        Digest,
+        Digest, NodeFacts, PodFacts, Resources,
         protocol::{ToAgent, ToHub},
         report::{Health, ObjectState},
         work::RemovalReason::{ApplicationDeleted, ClusterDrained, NotInRevision, PlacedElsewhere},
@@ -551,26 +551,8 @@ fn writes_keep_to_the_budget() {
 
 #[test]
 fn reports_follow_health_and_come_after_the_sketch_that_counts_their_pods() {
-    use crate::{
-        agent::cluster::Capacity,
-        model::{NodeFacts, PodFacts, Resources},
-    };
-    let mut rig = running();
-    let allocatable = Resources::of([("cpu", 4000), ("pods", 10)]);
-    let node = NodeFacts { name: "n1".into(), allocatable, schedulable: true, ..NodeFacts::default() };
-    rig.tell(Event::Capacity(Capacity::NodesReset(vec![node])));
-    rig.tell(Event::Capacity(Capacity::PodsReset(vec![])));
-    rig.pass(1_000);
-    rig.sent.clear();
-    let pod = PodFacts {
-        namespace: "shop".into(),
-        name: "web-1".into(),
-        node: "n1".into(),
-        requests: Resources::of([("cpu", 1000)]),
-        workload: Some(deployment("web")),
-        ..PodFacts::default()
-    };
-    rig.tell(Event::Capacity(Capacity::Pod(pod)));
+    let mut rig = measuring(1, 4000);
+    pod_of_web(&mut rig, 1000);
     rig.pass(1_000);
     assert_eq!(counted(&rig, 3000), ["sketch", "report"]);
     assert_eq!(rig.report("app").objects[0].health, Health::Progressing);
@@ -579,35 +561,41 @@ fn reports_follow_health_and_come_after_the_sketch_that_counts_their_pods() {
 /// Measuring ten thousand nodes takes a while: it is done less often, and the reports wait for it.
 #[test]
 fn where_nodes_are_many_they_are_measured_once_for_many_reports() {
-    use crate::{
-        agent::cluster::Capacity,
-        model::{NodeFacts, PodFacts, Resources},
-    };
-    let mut rig = running();
-    let allocatable = Resources::of([("cpu", 1), ("pods", 10)]);
-    let node = |n: usize| NodeFacts {
-        name: format!("n{n}"),
-        allocatable: allocatable.clone(),
-        schedulable: true,
-        ..NodeFacts::default()
-    };
-    rig.tell(Event::Capacity(Capacity::NodesReset((0..3000).map(node).collect())));
-    rig.tell(Event::Capacity(Capacity::PodsReset(vec![])));
-    rig.pass(1_000);
-    rig.sent.clear();
-    let pod = PodFacts {
-        namespace: "shop".into(),
-        name: "web-1".into(),
-        node: "n1".into(),
-        requests: Resources::of([("cpu", 1)]),
-        workload: Some(deployment("web")),
-        ..PodFacts::default()
-    };
-    rig.tell(Event::Capacity(Capacity::Pod(pod)));
+    let mut rig = measuring(3000, 1);
+    pod_of_web(&mut rig, 1);
     rig.pass(450);
     assert!(counted(&rig, 2999).is_empty(), "three thousand nodes wait 300 ms longer");
     rig.pass(200);
     assert_eq!(counted(&rig, 2999), ["sketch", "report"]);
+}
+
+/// An agent that runs `web` in a member of so many empty nodes, and has said so.
+fn measuring(nodes: usize, cpu: i64) -> Rig {
+    let mut rig = running();
+    let node = |n: usize| NodeFacts {
+        name: format!("n{n}"),
+        allocatable: Resources::of([("cpu", cpu), ("pods", 10)]),
+        schedulable: true,
+        ..NodeFacts::default()
+    };
+    rig.tell(Event::Capacity(Capacity::NodesReset((0..nodes).map(node).collect())));
+    rig.tell(Event::Capacity(Capacity::PodsReset(vec![])));
+    rig.pass(1_000);
+    rig.sent.clear();
+    rig
+}
+
+/// A pod of `web` is bound to the first node.
+fn pod_of_web(rig: &mut Rig, cpu: i64) {
+    let pod = PodFacts {
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        node: "n0".into(),
+        requests: Resources::of([("cpu", cpu)]),
+        workload: Some(deployment("web")),
+        ..PodFacts::default()
+    };
+    rig.tell(Event::Capacity(Capacity::Pod(pod)));
 }
 
 /// Sketches with so much CPU, and reports with one pod, in the order in which they were sent.
