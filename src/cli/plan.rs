@@ -172,6 +172,7 @@ fn record(application: &Application, fleet: &Fleet, now: Timestamp) -> Result<As
         manifests: Vec::new(),
         demand: rendered.demand,
         replicas: rendered.replicas,
+        references: rendered.references,
     };
     let components: Vec<_> = rendered.components.into_iter().map(component).collect();
     let problem = Problem {

@@ -26,7 +26,7 @@ pub struct Revision {
     pub components: Vec<RenderedComponent>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RenderedComponent {
     pub name: String,
@@ -40,6 +40,9 @@ pub struct RenderedComponent {
     /// Where the workload's replicas stand; absent where it has none (a Job, a ConfigMap).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<ReplicasAt>,
+    /// Other components of the Application whose ConfigMaps, Secrets, ServiceAccounts or claims its pods name; in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,4 +77,6 @@ pub struct RenderedObjects {
     pub objects: Vec<Value>,
     pub demand: Option<Demand>,
     pub replicas: Option<ReplicasAt>,
+    /// As of [`RenderedComponent`].
+    pub references: Vec<String>,
 }

@@ -257,6 +257,7 @@ fn application(number: usize, clusters: usize) -> Application {
         manifests: Vec::new(),
         demand: Some(demand(number)),
         replicas: Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count }),
+        ..RenderedComponent::default()
     };
     let previous = Placement {
         application: ObjectName::new("default", &format!("app-{number}")),

@@ -48,6 +48,11 @@ pub fn has_replicas(object: &Value) -> bool {
     Pods::of(object).is_some_and(|pods| matches!(pods.counted, Counted::ByReplicas))
 }
 
+/// The spec of the pods that an object runs.
+pub fn pod_spec(object: &Value) -> Option<&Value> {
+    object.pointer(Pods::of(object)?.pointer)
+}
+
 enum Counted {
     ByReplicas,
     AsOne,

@@ -34,6 +34,7 @@ mod numbers;
 mod overlay;
 mod ports;
 mod probes;
+mod references;
 mod scaler;
 mod volumes;
 mod webservice;
@@ -82,6 +83,7 @@ pub fn render(application: &Application, revision: &str) -> Result<Rendered, Vec
         let path = format!("spec.components[{index}]");
         rendered.components.push(render_component(&context, &path, &faults));
     }
+    references::resolve(&mut rendered.components);
     let faults = faults.into_vec();
     if faults.is_empty() { Ok(rendered) } else { Err(faults) }
 }
@@ -103,7 +105,8 @@ fn render_component(context: &Context<'_>, path: &str, faults: &Faults) -> Rende
     }
     let (demand, replicas) = demand::of(&drafts, &context.application.metadata.namespace, path, faults);
     let objects = drafts.into_iter().map(|draft| metadata::complete(context, draft)).collect();
-    RenderedObjects { name: component.name.clone(), type_: component.type_.clone(), objects, demand, replicas }
+    let (name, type_) = (component.name.clone(), component.type_.clone());
+    RenderedObjects { name, type_, objects, demand, replicas, references: Vec::new() }
 }
 
 fn apply_trait(trait_: &Trait, workload: &mut Value, path: &str, faults: &Faults) {

@@ -42,6 +42,7 @@ impl Scene {
             manifests: vec![RenderedManifest { object: deployment(), blob: Digest::of(b"web") }],
             demand: None,
             replicas: Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count: 1 }),
+            ..RenderedComponent::default()
         };
         let row = |&(name, replicas): &(&str, u32)| Row {
             cluster: name.into(),

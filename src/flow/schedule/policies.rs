@@ -1,6 +1,6 @@
 //! Policies: what an Application's policies say of placement, read, and the components they are for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -73,7 +73,7 @@ impl Policies {
     }
 
     /// Groups in the order in which they take room: what must fit whole first, what can be divided last.
-    pub fn groups<'a>(&self, components: &'a [RenderedComponent]) -> Vec<Group<'a>> {
+    pub fn groups<'a>(&self, components: impl Iterator<Item = &'a RenderedComponent>) -> Vec<Group<'a>> {
         let mut groups: Vec<Group<'a>> = Vec::new();
         for component in components {
             let (policy, spread) = self.spread(&component.name);
@@ -84,6 +84,45 @@ impl Policies {
         }
         groups.sort_by_key(|group| group.spread);
         groups
+    }
+
+    /// Components that go where others run: no placement policy is for them, they run nothing that is counted, and what
+    /// others name is in them. Each with those others, in order of names.
+    pub fn followers<'a>(&self, components: &'a [RenderedComponent]) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+        if components.iter().all(|component| component.references.is_empty()) {
+            return BTreeMap::new();
+        }
+        let could = |component: &RenderedComponent| {
+            component.demand.is_none() && component.replicas.is_none() && self.spread(&component.name).0.is_none()
+        };
+        let by_name: BTreeMap<&str, &RenderedComponent> =
+            components.iter().map(|component| (component.name.as_str(), component)).collect();
+        let mut naming: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for component in components {
+            for named in &component.references {
+                naming.entry(named).or_default().insert(&component.name);
+            }
+        }
+        // One that follows another that follows goes where the first of them runs.
+        let leaders = |component: &'a RenderedComponent| {
+            let (mut leaders, mut seen) = (BTreeSet::new(), BTreeSet::new());
+            let mut ask = vec![component.name.as_str()];
+            while let Some(name) = ask.pop() {
+                for &other in naming.get(name).into_iter().flatten().filter(|&&other| seen.insert(other)) {
+                    let follows = by_name.get(other).is_some_and(|other| could(other)) && naming.contains_key(other);
+                    match follows {
+                        true => ask.push(other),
+                        false => drop(leaders.insert(other)),
+                    }
+                }
+            }
+            leaders
+        };
+        let following = components.iter().filter(|component| could(component));
+        following
+            .map(|component| (component.name.as_str(), leaders(component)))
+            .filter(|(_, leaders)| !leaders.is_empty())
+            .collect()
     }
 
     /// The placement policy of a component, and how its replicas are meant.

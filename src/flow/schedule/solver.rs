@@ -67,9 +67,19 @@ impl<'a> Solver<'a> {
     pub fn run(mut self) -> Decision {
         match Policies::read(self.problem.policies) {
             Ok(policies) => {
-                let groups = policies.groups(self.problem.components);
-                for group in &groups {
-                    self.place(&policies, group);
+                let components = self.problem.components;
+                let followers = policies.followers(components);
+                let leading = components.iter().filter(|component| !followers.contains_key(component.name.as_str()));
+                let mut placings: BTreeMap<&str, Placing> = BTreeMap::new();
+                for group in &policies.groups(leading) {
+                    let placing = self.place(&policies, group);
+                    placings
+                        .extend(group.components.iter().map(|component| (component.name.as_str(), placing.clone())));
+                }
+                for component in components {
+                    if let Some(leaders) = followers.get(component.name.as_str()) {
+                        self.follow(component, leaders, &placings);
+                    }
                 }
             }
             // Nothing can be decided, so nothing changes.
@@ -88,7 +98,28 @@ impl<'a> Solver<'a> {
         }
     }
 
-    fn place(&mut self, policies: &Policies, group: &Group<'a>) {
+    /// Wherever any of `leaders` is: what their pods name must be there.
+    fn follow(
+        &mut self,
+        component: &'a RenderedComponent,
+        leaders: &BTreeSet<&str>,
+        placings: &BTreeMap<&str, Placing>,
+    ) {
+        let shares = self.decision.shares.iter();
+        let leader_in =
+            |shares: &BTreeMap<String, Share>| leaders.iter().find(|name| shares.contains_key(**name)).copied();
+        let targets: Vec<(Id, &str)> = shares.filter_map(|(&id, shares)| Some((id, leader_in(shares)?))).collect();
+        for &(id, leader) in &targets {
+            self.give(id, component, None, || format!("{leader} needs it"));
+        }
+        let Some((first, placing)) = leaders.iter().find_map(|name| Some((*name, placings.get(name)?))) else { return };
+        if targets.is_empty() {
+            self.lack(component, format!("{first} needs it, and runs nowhere"));
+        }
+        self.refuse(No::new(component, placing).otherwise(Why::Together { component: first.to_owned() }));
+    }
+
+    fn place(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {
         let placing = self.placing(policies, group);
         let named = policies.named(group);
         let strangers: Vec<&str> = named.into_iter().filter(|name| self.fleet.named(name).is_none()).collect();
@@ -103,7 +134,7 @@ impl<'a> Solver<'a> {
             _ => self.duplicated(policies, group, &placing),
         }
         if strangers.is_empty() && (policies.allows_empty() || self.is_chosen(&placing)) {
-            return;
+            return placing;
         }
         for component in &group.components {
             match strangers.is_empty() {
@@ -111,6 +142,7 @@ impl<'a> Solver<'a> {
                 true => self.lack(component, self.nobody_chosen(&placing)),
             }
         }
+        placing
     }
 
     fn placing(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {

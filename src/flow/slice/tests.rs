@@ -28,6 +28,7 @@ fn revision(components: &[&str]) -> Revision {
         manifests: vec![RenderedManifest { object: config_map(name), blob: blob_of(name).0 }],
         demand: None,
         replicas: Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count: 1 }),
+        ..RenderedComponent::default()
     };
     Revision {
         application: ObjectName::new("default", "app"),

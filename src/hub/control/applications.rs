@@ -561,6 +561,7 @@ fn make_snapshot(now: Now, stored: &StoredApplication, number: u64, key: Key) ->
         type_: component.type_,
         demand: component.demand,
         replicas: component.replicas,
+        references: component.references,
     });
     let components = components.collect();
     let application_blob = address(&carried(stored));

@@ -349,6 +349,7 @@ mod tests {
             manifests: Vec::new(),
             demand: Some(cpu(1000)),
             replicas: None,
+            ..RenderedComponent::default()
         };
         let revision = Revision {
             application: ObjectName::new("default", "shop"),

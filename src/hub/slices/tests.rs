@@ -65,6 +65,7 @@ impl Script {
                 }],
                 demand: None,
                 replicas: Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count: 1 }),
+                ..RenderedComponent::default()
             }],
         };
         let object = json!({"metadata": {"name": "web-v1", "namespace": "default"}, "spec": snapshot});

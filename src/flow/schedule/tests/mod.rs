@@ -30,6 +30,7 @@ fn component(name: &str, replicas: u32) -> RenderedComponent {
         manifests: Vec::new(),
         demand: Some(Demand { requests: Resources::of([(CPU, STEP)]), ..Demand::default() }),
         replicas: Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count: replicas }),
+        ..RenderedComponent::default()
     }
 }
 
@@ -374,6 +375,81 @@ fn what_has_no_replicas_goes_where_the_divided_components_run() {
         .map(|(uid, _)| uid.clone())
         .collect();
     assert_eq!(with_settings, BTreeSet::from([uid_of("eu"), uid_of("us")]));
+}
+
+/// `web` and `api` by policies of their own, `settings` for `web`, `keys` for `settings` and `api`, `alone` for nobody.
+fn following() -> Case {
+    let only = |name: &str, cluster: &str| {
+        policy("placement", json!({"mode": "Divided", "components": [name], "clusters": [cluster]}))
+    };
+    let mut case = Case::new(vec![only("web", "eu"), only("api", "us")], 4, &[("ap", 90), ("eu", 10), ("us", 10)]);
+    let naming = |name: &str, named: &[&str]| RenderedComponent {
+        references: named.iter().map(|name| (*name).to_owned()).collect(),
+        ..component(name, 4)
+    };
+    let plain = |name: &str, named: &[&str]| RenderedComponent { demand: None, replicas: None, ..naming(name, named) };
+    case.components = vec![plain("settings", &["keys"]), plain("keys", &[]), plain("alone", &[])];
+    case.components.extend([naming("web", &["settings"]), naming("api", &["keys"])]);
+    case
+}
+
+#[test]
+fn what_pods_name_follows_them() {
+    let mut case = following();
+    let names = case.fleet.clone();
+    let found = |solution: &Solution| -> Vec<String> {
+        let all = solution.shares.iter().flat_map(|(uid, shares)| shares.keys().map(move |name| (uid, name)));
+        let mut all: Vec<_> = all.map(|(uid, name)| format!("{name} in {}", names[uid].name)).collect();
+        all.sort();
+        all
+    };
+    let solution = case.settle();
+    let expected = ["alone in ap", "api in us", "keys in eu", "keys in us", "settings in eu", "web in eu"];
+    assert_eq!(found(&solution), expected);
+    assert_eq!(solution.shares[&uid_of("eu")]["keys"].reason, "web needs it");
+    let no = |refusal: &&Refusal| refusal.component == "settings";
+    let told: Vec<String> = solution
+        .refusals
+        .iter()
+        .filter(no)
+        .map(|refusal| format!("{}: {}", refusal.cluster_name, refusal.why))
+        .collect();
+    assert_eq!(told, ["ap: not among the named clusters", "us: not among the named clusters"]);
+    // It moves with them, also where a policy says more of the leader later.
+    case.policies[0] = policy("placement", json!({"mode": "Divided", "components": ["web"], "clusters": ["ap"]}));
+    let solution = case.settle();
+    let expected = ["alone in ap", "api in us", "keys in ap", "keys in us", "settings in ap", "web in ap"];
+    assert_eq!(found(&solution), expected);
+}
+
+#[test]
+fn what_follows_one_that_runs_nowhere_says_so() {
+    let mut case = following();
+    case.components[3].demand = Some(Demand { requests: Resources::of([(CPU, 1000 * STEP)]), ..Demand::default() });
+    let solution = case.solve();
+    assert_eq!(solution.unplaced["settings"], "web needs it, and runs nowhere");
+    assert!(!solution.unplaced.contains_key("keys"), "api needs it too: {:?}", solution.unplaced);
+}
+
+#[test]
+fn a_policy_of_its_own_or_a_circle_is_no_following() {
+    let mut case = following();
+    case.policies
+        .push(policy("placement", json!({"mode": "Duplicated", "components": ["settings"], "clusters": ["us"]})));
+    let solution = case.solve();
+    let holders: Vec<&Uid> =
+        solution.shares.iter().filter(|(_, shares)| shares.contains_key("settings")).map(|(uid, _)| uid).collect();
+    assert_eq!(holders, [&uid_of("us")], "a person said where it goes");
+    // Two that name each other and that nobody else names.
+    case.components[2].references = vec!["other".into()];
+    case.components.push(RenderedComponent {
+        name: "other".into(),
+        references: vec!["alone".into()],
+        ..case.components[2].clone()
+    });
+    let solution = case.solve();
+    let placed = |name: &str| solution.shares.values().any(|shares| shares.contains_key(name));
+    assert!(placed("alone") && placed("other"), "{solution:#?}");
 }
 
 #[test]
