@@ -13,8 +13,10 @@ use crate::{
 };
 
 mod rules;
+pub mod scalers;
 
 use rules::Rules;
+use scalers::Scalers;
 
 type PodKey = (String, String);
 
@@ -26,6 +28,7 @@ pub struct Index {
     used: BTreeMap<String, (Resources, u32)>,
     workloads: BTreeMap<ObjectRef, Crew>,
     rules: Rules,
+    pub scalers: Scalers,
     /// Labels of nodes that placement may ask for beside those that everybody knows.
     declared: BTreeSet<String>,
     nodes_known: bool,
@@ -59,6 +62,8 @@ pub struct Touched {
     /// The sketch may be another.
     pub room: bool,
     pub workloads: BTreeSet<ObjectRef>,
+    /// Workloads whose replicas have become the member's, or ours again.
+    pub scaled: BTreeSet<scalers::Target>,
 }
 
 impl Index {
@@ -91,6 +96,9 @@ impl Index {
             Capacity::PodGone { namespace, name } => self.replace((namespace, name), None, &mut touched),
             Capacity::RulesReset(kind, rules) => touched.room = self.rules.reset(kind, rules),
             Capacity::Rule(kind, rule) => touched.room = self.rules.put(kind, rule),
+            Capacity::ScalersReset(scalers) => touched.scaled = self.scalers.reset(scalers),
+            Capacity::Scaler(scaler) => touched.scaled = self.scalers.put(scaler),
+            Capacity::ScalerGone { namespace, name } => touched.scaled = self.scalers.remove(namespace, name),
             Capacity::RuleGone(kind, namespace, name) => touched.room = self.rules.remove((kind, namespace, name)),
         }
         touched
@@ -143,12 +151,15 @@ impl Index {
     }
 
     pub fn pods_of(&self, workload: &ObjectRef) -> Pods {
+        let scaled = self.scalers.scales(workload) == Some(true);
         let crew = self.workloads.get(workload);
-        crew.map_or_else(Pods::default, |crew| Pods {
-            bound: crew.bound,
-            held: crew.held.clone(),
-            trouble: crew.troubled.values().next().cloned(),
-        })
+        let trouble = |crew: &Crew| crew.troubled.values().next().cloned();
+        Pods {
+            bound: crew.map_or(0, |crew| crew.bound),
+            held: crew.map(|crew| crew.held.clone()).unwrap_or_default(),
+            trouble: crew.and_then(trouble),
+            scaled,
+        }
     }
 
     pub fn nodes(&self) -> u64 {
@@ -222,11 +233,16 @@ mod tests {
         index.apply(Capacity::PodsReset(vec![pod("a", "n1", None), pod("b", "", Some("FailedScheduling: no room"))]));
         assert_eq!(
             index.pods_of(&web()),
-            Pods { bound: 1, held: Resources::of([("cpu", 100)]), trouble: Some("FailedScheduling: no room".into()) }
+            Pods {
+                bound: 1,
+                held: Resources::of([("cpu", 100)]),
+                trouble: Some("FailedScheduling: no room".into()),
+                scaled: false
+            }
         );
         let touched = index.apply(Capacity::Pod(pod("b", "n1", None)));
         assert!(touched.room && touched.workloads.contains(&web()));
-        assert_eq!(index.pods_of(&web()), Pods { bound: 2, held: Resources::of([("cpu", 200)]), trouble: None });
+        assert_eq!(index.pods_of(&web()), Pods { bound: 2, held: Resources::of([("cpu", 200)]), ..Pods::default() });
         assert_eq!(index.used["n1"], (Resources::of([("cpu", 200)]), 2));
         assert_eq!(index.apply(Capacity::Pod(pod("b", "n1", None))), Touched::default(), "nothing changed");
         index.apply(Capacity::Pod(PodFacts { finished: true, ..pod("b", "n1", None) }));

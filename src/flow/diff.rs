@@ -184,6 +184,38 @@ pub fn prepared(mut manifest: Value, owner_label: &str, application: &Uid) -> Va
     manifest
 }
 
+/// Where the replicas of a workload stand.
+const REPLICAS: &str = "/spec/replicas";
+
+pub fn replicas(manifest: &Value) -> Option<&Value> {
+    manifest.pointer(REPLICAS)
+}
+
+/// For a workload whose replicas an autoscaler of the member sets: all but those.
+pub fn without_replicas(mut manifest: Value) -> Value {
+    if let Some(spec) = manifest.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("replicas");
+    }
+    manifest
+}
+
+/// For a workload whose replicas an autoscaler of the member sets: the manifest with as many as there are, so that
+/// writing it changes none. (Leaving the field out would give it up, and a member where nobody else has set it yet falls
+/// back to 1.) Written as of this very state: where it is another by now, the member says so.
+///
+/// A manifest that says zero, or begins after zero, is an order: an autoscaler does not act at zero by itself.
+pub fn with_live_replicas(mut manifest: Value, live: u32, cause: Cause, version: u64) -> Value {
+    let wanted = replicas(&manifest).and_then(Value::as_u64);
+    let ordered = cause == Cause::Changed && (wanted == Some(0) || live == 0);
+    if wanted.is_some() && !ordered {
+        crate::model::pointer::set(&mut manifest, REPLICAS, live.into());
+        if version > 0 {
+            crate::model::pointer::set(&mut manifest, "/metadata/resourceVersion", version.to_string().into());
+        }
+    }
+    manifest
+}
+
 /// The live values at the fields of `desired`. Lists of maps are matched by their merge keys, so that an item another
 /// manager added is no drift; all other lists count whole.
 pub fn projection(desired: &Value, live: &Value) -> Value {

@@ -32,6 +32,14 @@ pub struct PodFacts {
     pub trouble: Option<String>,
 }
 
+/// An object of the member that sets the replicas of a workload: a HorizontalPodAutoscaler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScalerFacts {
+    pub name: String,
+    /// In the scaler's own namespace.
+    pub target: ObjectRef,
+}
+
 /// What bounds the pods of a namespace beside the nodes' room, from one object of the member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleFacts {

@@ -49,6 +49,10 @@ pub struct ComponentReport {
     /// What the bound pods ask for together: while a rollout replaces them, some ask for what an older revision said.
     /// Empty where an agent did not tell.
     pub held: Resources,
+    /// An autoscaler of the member says how many replicas there are: `replicas.desired` is what is wanted here, whatever
+    /// was decided.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scaled: bool,
 }
 
 impl ComponentReport {

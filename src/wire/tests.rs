@@ -141,7 +141,14 @@ fn report() -> impl Strategy<Value = Report> {
     let replicas =
         any::<[u32; 4]>().prop_map(|[desired, ready, updated, bound]| ReplicaCount { desired, ready, updated, bound });
     let component = (name(), any::<bool>(), text(), option::of(replicas), resources()).prop_map(
-        |(name, healthy, message, replicas, held)| ComponentReport { name, healthy, message, replicas, held },
+        |(name, healthy, message, replicas, held)| ComponentReport {
+            name,
+            healthy,
+            message,
+            replicas,
+            held,
+            scaled: healthy,
+        },
     );
     let refused = (text(), text()).prop_map(|(reason, message)| Refused { reason, message });
     let head = (uid(), uid(), any::<u64>(), name(), any::<bool>(), option::of(refused));

@@ -207,6 +207,7 @@ impl From<&ComponentReport> for proto::ComponentReport {
             message: component.message.clone(),
             replicas: component.replicas.map(replicas),
             held: component.held.0.clone().into_iter().collect(),
+            scaled: component.scaled,
         }
     }
 }
@@ -227,6 +228,7 @@ impl TryFrom<proto::ComponentReport> for ComponentReport {
             message: message("component message", component.message)?,
             replicas: component.replicas.map(replicas),
             held: resources(component.held)?,
+            scaled: component.scaled,
         })
     }
 }

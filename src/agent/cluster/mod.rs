@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::model::{
     GroupVersionKind, NodeFacts, ObjectRef, PodFacts, Uid,
     cluster::Facts,
-    node::{RuleFacts, RuleKind},
+    node::{RuleFacts, RuleKind, ScalerFacts},
 };
 
 /// Field manager of every write.
@@ -43,7 +43,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// gap, with a [`Live::Reset`].
     fn watch(&self, gvk: &GroupVersionKind) -> BoxStream<'static, Live>;
 
-    /// Nodes and pods of the whole cluster, and what bounds the pods of each namespace.
+    /// Nodes and pods of the whole cluster, what bounds the pods of each namespace, and what scales workloads.
     fn watch_capacity(&self) -> BoxStream<'static, Capacity>;
 
     async fn facts(&self) -> Result<Facts, Rejection>;
@@ -106,4 +106,11 @@ pub enum Capacity {
     RulesReset(RuleKind, Vec<RuleFacts>),
     Rule(RuleKind, RuleFacts),
     RuleGone(RuleKind, String, String),
+    /// All autoscalers there are; never told where the agent may not read them.
+    ScalersReset(Vec<ScalerFacts>),
+    Scaler(ScalerFacts),
+    ScalerGone {
+        namespace: String,
+        name: String,
+    },
 }

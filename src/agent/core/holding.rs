@@ -79,11 +79,18 @@ impl Thing {
         }
     }
 
-    /// An apply went unanswered: it may have been carried out all the same, so what was absent has to be looked at.
+    /// An apply went unanswered: it may have been carried out all the same, so what was absent has to be looked at. One
+    /// that conflicts was made for another state than the object is in.
     pub fn doubt(&mut self, rejection: &Rejection) {
-        if self.known == Known::Absent && rejection.is_unanswered() {
+        if (self.known == Known::Absent && rejection.is_unanswered()) || rejection.reason == "Conflict" {
             self.known = Known::Nothing;
         }
+    }
+
+    /// How many replicas it asks for as it is; absent where it has none or is not there.
+    pub fn replicas(&self) -> Option<u32> {
+        let present = matches!(self.known, Known::Present(_));
+        self.observed.as_ref().filter(|_| present).and_then(|observed| observed.replicas).map(|count| count.desired)
     }
 
     pub fn accept(&mut self) {

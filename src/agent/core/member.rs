@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::{
     Answer, Call, Core, Effect, Link, Wrote, brake,
-    holding::{Holding, Step},
+    holding::{Holding, Step, Thing},
 };
 use crate::{
     agent::{
+        capacity::scalers::{Target, is_target},
         cluster::{Capacity, Deletion, Live, NamespaceFacts, OWNER_LABEL, PAUSED_UNTIL, Rejection},
         ledger::{Made, Write},
     },
@@ -131,7 +132,15 @@ impl Core {
         let (namespace, result) = (holding.work.application.namespace.clone(), manifest.result);
         let written = self.blobs.manifest(manifest);
         let written = match written {
-            Ok(value) => diff::prepared(value, OWNER_LABEL, application),
+            Ok(value) => {
+                let prepared = diff::prepared(value, OWNER_LABEL, application);
+                match holding.things.get(&object).and_then(Thing::replicas) {
+                    Some(live) if self.capacity.scalers.scales(&object) == Some(true) => {
+                        diff::with_live_replicas(prepared, live, cause, holding.things[&object].version)
+                    }
+                    _ => prepared,
+                }
+            }
             // It was proved when it was taken; only a broken memory ends here.
             Err(refused) => {
                 let rejection = Rejection { reason: refused.reason, message: refused.message };
@@ -300,7 +309,7 @@ impl Core {
         cause: Cause,
         live: &Value,
     ) {
-        let projection = Digest::of_json(&diff::projection(written, live));
+        let projection = self.projection(application, object, written.clone(), live);
         if let Some(holding) = self.works.get_mut(application) {
             let made = Made {
                 object: object.clone(),
@@ -345,7 +354,7 @@ impl Core {
         let manifest = holding.work.manifests.iter().find(|manifest| manifest.object == *object);
         let projection = manifest.zip(live).and_then(|(manifest, live)| {
             let written = diff::prepared(self.blobs.manifest(manifest).ok()?, OWNER_LABEL, application);
-            Some(Digest::of_json(&diff::projection(&written, live)))
+            Some(self.projection(application, object, written, live))
         });
         let Some(thing) = self.works.get_mut(application).and_then(|holding| holding.things.get_mut(object)) else {
             return;
@@ -370,6 +379,21 @@ impl Core {
         }
         self.get_ready(application);
         self.mark(now, application, fresh);
+    }
+
+    /// What stands at our fields of an object. Replicas that the member scales are not ours; until its autoscalers are
+    /// known they are not where all is as it was written without them.
+    fn projection(&self, application: &Uid, object: &ObjectRef, written: Value, live: &Value) -> Digest {
+        let digest = |written: &Value| Digest::of_json(&diff::projection(written, live));
+        let scaled = self.capacity.scalers.scales(object);
+        if scaled == Some(false) || diff::replicas(&written).is_none() {
+            return digest(&written);
+        }
+        let with = digest(&written);
+        let without = digest(&diff::without_replicas(written));
+        let made = self.works.get(application).and_then(|holding| holding.made.get(object));
+        let remembered = made.and_then(|made| made.projection);
+        if scaled == Some(true) || remembered == Some(without) { without } else { with }
     }
 
     /// The watch no longer shows it: it may be gone, or only without our label. It has to be looked at.
@@ -444,10 +468,25 @@ impl Core {
         if touched.room {
             self.sketch_changed(now);
         }
+        if !touched.scaled.is_empty() {
+            self.scaling_changed(now, &touched.scaled);
+        }
         for workload in touched.workloads {
             for (application, _) in self.naming(&workload) {
                 self.mark(now, &application, false);
             }
+        }
+    }
+
+    /// What of these workloads is ours to compare is another question now: they are looked at again.
+    fn scaling_changed(&mut self, now: Now, targets: &BTreeSet<Target>) {
+        let of_work = |(application, holding): (&Uid, &Holding)| -> Vec<(Uid, ObjectRef)> {
+            let scaled = holding.things.keys().filter(|object| is_target(object, targets));
+            scaled.map(|object| (application.clone(), object.clone())).collect()
+        };
+        let scaled: Vec<(Uid, ObjectRef)> = self.works.iter().flat_map(of_work).collect();
+        for (application, object) in scaled {
+            self.lose_sight(now, &application, &object);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::model::{
     GroupVersionKind, NodeFacts, ObjectName, ObjectRef, PodFacts, Resources,
     cluster::ZONE_LABEL,
     demand::Taint,
-    node::{Rule, RuleFacts},
+    node::{Rule, RuleFacts, ScalerFacts},
     quantity::{PODS, Quantity},
 };
 
@@ -107,6 +107,20 @@ pub fn volume(volume: &Value) -> RuleFacts {
         namespace: string(volume, "/spec/claimRef/namespace"),
         name: string(volume, "/metadata/name"),
         rule: Rule::Zones { claim, zones },
+    }
+}
+
+/// What a HorizontalPodAutoscaler scales.
+pub fn scaler(scaler: &Value) -> ScalerFacts {
+    let target = |field: &str| string(scaler, &format!("/spec/scaleTargetRef/{field}"));
+    let (api_version, kind) = (target("apiVersion"), target("kind"));
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    ScalerFacts {
+        name: string(scaler, "/metadata/name"),
+        target: ObjectRef {
+            gvk: GroupVersionKind::new(group, version, &kind),
+            name: ObjectName::new(&string(scaler, "/metadata/namespace"), &target("name")),
+        },
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Pods {
     pub held: Resources,
     /// Of the first pod in trouble.
     pub trouble: Option<String>,
+    /// An autoscaler of the member says how many there are.
+    pub scaled: bool,
 }
 
 /// One object of a work as it stands.
@@ -132,6 +134,7 @@ fn component(name: &str, standings: &[&Standing<'_>]) -> ComponentReport {
             bound: sum.bound.saturating_add(next.bound),
         }),
         held,
+        scaled: standings.iter().any(|standing| standing.pods.scaled),
     }
 }
 
@@ -205,7 +208,7 @@ mod tests {
     }
 
     fn standing<'a>(object: &'a ObjectRef, observed: Option<&'a Observed>) -> Standing<'a> {
-        let pods = Pods { bound: 2, held: Resources::of([("cpu", 300)]), trouble: None };
+        let pods = Pods { bound: 2, held: Resources::of([("cpu", 300)]), ..Pods::default() };
         Standing { object, component: "web", uid: None, state: ObjectState::Applied, obstacle: None, observed, pods }
     }
 
@@ -215,7 +218,7 @@ mod tests {
         let (good, slow, full) =
             (deployment(3, None), deployment(1, None), deployment(1, Some("exceeded quota: pods=2")));
         let trouble = Some("ImagePullBackOff: container web: no such image".into());
-        let troubled = Pods { bound: 2, held: Resources::default(), trouble };
+        let troubled = Pods { bound: 2, trouble, ..Pods::default() };
         let refused = Standing {
             state: ObjectState::Refused,
             obstacle: Some(("Forbidden", "no")),

@@ -100,9 +100,9 @@ fn judge(service: &mut Service<'_>, row: &Row, rendered: Option<&RenderedCompone
 fn words(reported: Option<&ComponentReport>, share: &Share, objects: &[&crate::model::report::ObjectReport]) -> String {
     let Some(reported) = reported else { return "not observed yet".into() };
     // KubeVela's own words for a workload that counts its replicas.
-    let ready = reported
-        .replicas
-        .map(|replicas| format!("Ready:{}/{}", replicas.ready, share.replicas.unwrap_or(replicas.desired)));
+    let decided = share.replicas.filter(|_| !reported.scaled);
+    let ready =
+        reported.replicas.map(|replicas| format!("Ready:{}/{}", replicas.ready, decided.unwrap_or(replicas.desired)));
     let detail = match reported.message.is_empty() {
         false => Some(reported.message.clone()),
         true => objects.iter().find(|object| !object.message.is_empty()).map(|object| object.message.clone()),

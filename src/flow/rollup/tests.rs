@@ -103,7 +103,7 @@ impl Scene {
             healthy,
             message: message.into(),
             replicas,
-            held: Default::default(),
+            ..ComponentReport::default()
         };
         let report = Report {
             generation: 1,

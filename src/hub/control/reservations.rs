@@ -269,9 +269,11 @@ pub fn outstanding(
         let before = reported.and_then(|revision| demand_of(revision, name));
         let counts = |report: &&Report| report.generation == row.generation || before == Some(demand);
         let line = report.filter(counts).and_then(|report| report.components.iter().find(|line| line.name == *name));
-        // What has no replicas to count, a Job or a Pod, wants one pod until its agent says how many still.
+        // What has no replicas to count, a Job or a Pod, wants one pod until its agent says how many still; what the
+        // member scales wants what its agent says.
         let said = || line.and_then(|line| line.replicas).map_or(1, |replicas| replicas.desired);
-        let wanted = share.replicas.unwrap_or_else(said);
+        let scaled = line.is_some_and(|line| line.scaled);
+        let wanted = share.replicas.filter(|_| !scaled).unwrap_or_else(said);
         let missing = wanted.saturating_sub(line.map_or(0, |line| line.seen(demand)));
         if missing > 0 {
             reserved.push((demand.clone(), missing));

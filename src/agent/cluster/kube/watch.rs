@@ -93,20 +93,20 @@ fn is_not_found(error: &watcher::Error) -> bool {
     matches!(source, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Nodes and pods of the whole cluster and what bounds pods, reduced to facts as they arrive.
+/// Nodes and pods of the whole cluster, what bounds pods and what scales workloads, reduced to facts as they arrive.
 pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
-    let nodes = facts_of(client.clone(), "Node", "nodes", facts::node, |news| match news {
+    let nodes = facts_of(&client, ("", "v1", "Node"), "nodes", facts::node, |news| match news {
         News::Reset(nodes) => Capacity::NodesReset(nodes),
         News::One(node) => Capacity::Node(node),
         News::Gone(node) => Capacity::NodeGone(node.name),
     });
-    let pods = facts_of(client.clone(), "Pod", "pods", facts::pod, |news| match news {
+    let pods = facts_of(&client, ("", "v1", "Pod"), "pods", facts::pod, |news| match news {
         News::Reset(pods) => Capacity::PodsReset(pods),
         News::One(pod) => Capacity::Pod(pod),
         News::Gone(pod) => Capacity::PodGone { namespace: pod.namespace, name: pod.name },
     });
     let rules = |of: RuleKind, kind, plural, read| {
-        facts_of(client.clone(), kind, plural, read, move |news| match news {
+        facts_of(&client, ("", "v1", kind), plural, read, move |news| match news {
             News::Reset(rules) => Capacity::RulesReset(of, rules),
             News::One(rule) => Capacity::Rule(of, rule),
             News::Gone(rule) => Capacity::RuleGone(of, rule.namespace, rule.name),
@@ -115,7 +115,13 @@ pub fn capacity(client: Client) -> BoxStream<'static, Capacity> {
     let quotas = rules(RuleKind::Quota, "ResourceQuota", "resourcequotas", facts::quota);
     let ranges = rules(RuleKind::LimitRange, "LimitRange", "limitranges", facts::limit_range);
     let volumes = rules(RuleKind::Volume, "PersistentVolume", "persistentvolumes", facts::volume);
-    futures::stream::select_all([nodes, pods, quotas, ranges, volumes]).boxed()
+    let (gvk, plural) = (("autoscaling", "v2", "HorizontalPodAutoscaler"), "horizontalpodautoscalers");
+    let scalers = facts_of(&client, gvk, plural, facts::scaler, |news| match news {
+        News::Reset(scalers) => Capacity::ScalersReset(scalers),
+        News::One(scaler) => Capacity::Scaler(scaler),
+        News::Gone(scaler) => Capacity::ScalerGone { namespace: scaler.target.name.namespace, name: scaler.name },
+    });
+    futures::stream::select_all([nodes, pods, quotas, ranges, volumes, scalers]).boxed()
 }
 
 /// What a watch says of objects of one kind.
@@ -127,14 +133,15 @@ enum News<T> {
 }
 
 fn facts_of<T: Send + 'static>(
-    client: Client,
-    kind: &'static str,
+    client: &Client,
+    (group, version, kind): (&'static str, &'static str, &'static str),
     plural: &'static str,
     read: fn(&Value) -> T,
     tell: impl Fn(News<T>) -> Capacity + Send + 'static,
 ) -> BoxStream<'static, Capacity> {
+    let client = client.clone();
     spawn(move |out| async move {
-        let gvk = GroupVersionKind::new("", "v1", kind);
+        let gvk = GroupVersionKind::new(group, version, kind);
         let config = watcher::Config::default().page_size(PAGE);
         let mut events = pin!(watcher::watcher(all(&client, &gvk, plural), config).default_backoff());
         let mut listed = Vec::new();

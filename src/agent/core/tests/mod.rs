@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod rig;
+mod scaling;
 
 use rig::{Rig, at, deployment, removal, start};
 

@@ -342,6 +342,13 @@ impl Member {
                     return Answer::Applied(Err(rejection.clone()));
                 }
                 let before = self.objects.get(&reference).cloned();
+                let version = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
+                if let Some(expected) = version(&object)
+                    && before.as_ref().and_then(version) != Some(expected)
+                {
+                    let message = "the object has been modified".to_owned();
+                    return Answer::Applied(Err(Rejection { reason: "Conflict".into(), message }));
+                }
                 let mut live = before.clone().unwrap_or_else(|| json!({"metadata": {}, "spec": {"defaulted": true}}));
                 merge(&mut live, &object);
                 if before.as_ref() != Some(&live) {

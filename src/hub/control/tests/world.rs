@@ -385,7 +385,7 @@ impl Agent {
                 healthy: true,
                 message: String::new(),
                 replicas: Some(ReplicaCount { desired: replicas, ready: replicas, updated: replicas, bound: replicas }),
-                held: Default::default(),
+                ..ComponentReport::default()
             }
         };
         Report {
