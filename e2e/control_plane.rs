@@ -350,6 +350,7 @@ impl Member {
             flag("kube-api-qps", 500),
             flag("kube-api-burst", 1000),
             flag("controllers", CONTROLLERS.join(",")),
+            flag("horizontal-pod-autoscaler-sync-period", "1s"),
         ]
     }
 

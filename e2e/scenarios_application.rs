@@ -1,5 +1,7 @@
 //! The life of an Application in real clusters: applied, repaired, changed, refused, deleted.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::applications::{config_map, get, objects, replicas, versions, wait_for_pods, web, within};
@@ -42,6 +44,46 @@ fn drift_is_repaired_and_what_is_not_ours_is_left_alone() {
     });
     wait_for_pods(member, "drift", 2);
     federation.wait_until_running("drift", "web");
+}
+
+#[test]
+fn an_autoscaler_of_the_member_says_how_many_replicas_there_are() {
+    let member = fleet(1)[0];
+    let federation = Federation::start();
+    let mut agent = federation.join(member, "eu");
+    federation.make_namespace("scaled");
+    let mut application = web("scaled", "web", 1, "50m", within(&["eu"]));
+    federation.apply(&application);
+    federation.wait_until_running("scaled", "web");
+    let kubectl = || member.kubectl().namespace("scaled");
+    // It needs no metrics to keep its bounds.
+    kubectl().args(["autoscale", "deployment", "web", "--min=3", "--max=5", "--cpu=80%"]).ok();
+    wait_for_pods(member, "scaled", 3);
+    federation.wait_until_status_says("scaled", "web", &["Ready:3/3"]);
+
+    let generation =
+        || get(member, "scaled", "deployment", "web").expect("the Deployment")["metadata"]["generation"].clone();
+    let scaled = generation();
+    agent.kill();
+    agent.start(member);
+    federation.wait_for_cluster("eu", "Ready");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(generation(), scaled, "nobody changed the Deployment since");
+
+    application["spec"]["components"][0]["properties"]["image"] = "web:2".into();
+    federation.apply(&application);
+    wait::until("the new image", SOON, || {
+        let deployment = get(member, "scaled", "deployment", "web").expect("the Deployment");
+        let spec = &deployment["spec"];
+        match spec["template"]["spec"]["containers"][0]["image"] == "web:2" {
+            true => Ok(assert_eq!(spec["replicas"], 3)),
+            false => Err(spec.to_string()),
+        }
+    });
+    federation.wait_until_running("scaled", "web");
+
+    kubectl().args(["delete", "hpa", "web"]).ok();
+    wait_for_pods(member, "scaled", 1);
 }
 
 #[test]

@@ -79,10 +79,9 @@ impl Thing {
         }
     }
 
-    /// An apply went unanswered: it may have been carried out all the same, so what was absent has to be looked at. One
-    /// that conflicts was made for another state than the object is in.
+    /// An apply went unanswered: it may have been carried out all the same, so what was absent has to be looked at.
     pub fn doubt(&mut self, rejection: &Rejection) {
-        if (self.known == Known::Absent && rejection.is_unanswered()) || rejection.reason == "Conflict" {
+        if self.known == Known::Absent && rejection.is_unanswered() {
             self.known = Known::Nothing;
         }
     }

@@ -391,6 +391,18 @@ mod tests {
     }
 
     #[test]
+    fn what_the_member_scales_is_held_as_the_member_scales_it() {
+        let (row, revision) = part("webservice", Some(5));
+        let still = |desired: u32, scaled: bool| {
+            let replicas = Some(ReplicaCount { desired, bound: 1, ..ReplicaCount::default() });
+            let line = ComponentReport { name: "web".into(), replicas, scaled, ..ComponentReport::default() };
+            let report = Report { generation: 7, components: vec![line], ..Report::default() };
+            outstanding(&row, &revision, Some(&report), None, false).iter().map(|(_, count)| count).sum::<u32>()
+        };
+        assert_eq!([still(2, false), still(2, true), still(9, true)], [4, 1, 8]);
+    }
+
+    #[test]
     fn what_has_no_replicas_is_one_pod_until_its_agent_says_how_many() {
         let (row, revision) = part("k8s-objects", None);
         let still = |desired: u32, bound: u32| {
