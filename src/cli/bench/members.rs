@@ -116,6 +116,11 @@ impl Members {
         self.process.usage()
     }
 
+    /// None of them runs any more.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        self.process.signal("STOP").await
+    }
+
     pub async fn writes(&mut self) -> anyhow::Result<u64> {
         self.stdin.write_all(b"\n").await?;
         loop {

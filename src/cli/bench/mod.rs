@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use machine::{Floor, Machine};
 
 mod control_plane;
+mod decide;
 mod deliver;
 mod hub;
 mod leader_loss;
@@ -94,13 +95,16 @@ enum Area {
         #[arg(long, default_value_t = 100)]
         members: usize,
     },
-    /// Deciding where Applications of five kinds go: cold and incremental, without store and members.
+    /// Deciding where Applications go: of five kinds, cold and incremental, without store and members; or durably.
     Placement {
         /// Sizes of fleets, some rows for each.
         #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 5000, 10_000])]
         clusters: Vec<usize>,
         #[arg(long = "apps", value_name = "N", default_value_t = 10_000)]
         applications: usize,
+        /// Instead: by a hub that stores each decision, with so many embedded members.
+        #[arg(long, value_name = "MEMBERS", conflicts_with = "clusters")]
+        durable: Option<usize>,
     },
     /// How much time a second is enough to simulate: groups of replicas, and all that goes wrong between them.
     Sim {
@@ -214,7 +218,10 @@ async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Fig
         Area::Restart { applications, members } => {
             rows.push(restart::run(&place()?, *applications, *members).await?);
         }
-        Area::Placement { clusters, applications } => {
+        Area::Placement { durable: Some(members), applications, .. } => {
+            rows.push(decide::run(&place()?, *members, *applications).await?);
+        }
+        Area::Placement { clusters, applications, durable: None } => {
             for count in clusters {
                 rows.extend(placement::run((*count).max(1), *applications)?);
             }
