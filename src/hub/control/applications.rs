@@ -59,6 +59,8 @@ pub struct RenderFaults {
 const PACE_MS: u64 = 200;
 const PACE_MS_PER_ROW: u64 = 1;
 const PACE_MS_PER_WAITING: u64 = 2;
+/// Decisions of one step: while the next ones are made these are being stored, and agents are heard in between.
+const DECISIONS_MAX: usize = 64;
 /// Refusals kept with a placement: those that say most come first.
 const REFUSALS_MAX: usize = 256;
 /// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
@@ -79,7 +81,7 @@ struct RunningRevision {
 }
 
 /// Clusters where an Application would lose a component that nobody named.
-type Losses = BTreeSet<Uid>;
+pub type Losses = BTreeSet<Uid>;
 
 impl Controller {
     pub(super) fn mark(&mut self, application: &Uid, at_ms: u64, decide: bool) {
@@ -103,6 +105,7 @@ impl Controller {
 
     pub(super) fn forget_application(&mut self, uid: &Uid) {
         self.due.remove(uid);
+        self.losing.remove(uid);
         self.waiting.remove(uid);
         self.render_faults.remove(uid);
         self.written_ms.remove(uid);
@@ -117,16 +120,23 @@ impl Controller {
 
     pub(super) fn settle_applications(&mut self, now: Now) {
         let ripe = |(uid, due): &(&Uid, &Due)| due.at_ms <= now.monotonic_ms && !self.lanes.contains_key(*uid);
-        let due: Vec<(Uid, Due)> = self.due.iter().filter(ripe).map(|(uid, due)| (uid.clone(), *due)).collect();
-        let mut braked: BTreeMap<Uid, Losses> = BTreeMap::new();
+        let ripe = self.due.iter().filter(ripe).map(|(uid, due)| (uid.clone(), *due));
+        let mut due: Vec<(Uid, Due)> = ripe.take(DECISIONS_MAX + 1).collect();
+        let more = due.len() > DECISIONS_MAX;
+        due.truncate(DECISIONS_MAX);
         for (uid, due) in due {
             self.due.remove(&uid);
             let losses = self.settle_application(now, &uid, due.decide, false);
-            if !losses.is_empty() {
-                braked.insert(uid, losses);
+            match losses.is_empty() {
+                true => drop(self.losing.remove(&uid)),
+                false => drop(self.losing.insert(uid, losses)),
             }
         }
+        if more {
+            return;
+        }
         // All that would go at once is judged together (rule 14), then decided with the verdict.
+        let braked = std::mem::take(&mut self.losing);
         let mut by_cluster: BTreeMap<Uid, BTreeSet<Uid>> = BTreeMap::new();
         for (application, clusters) in &braked {
             for cluster in clusters {

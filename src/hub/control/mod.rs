@@ -17,7 +17,7 @@ pub use self::driver::{Beats, run};
 #[cfg(test)]
 pub use self::turn::LEADER;
 use self::{
-    applications::{Due, RenderFaults},
+    applications::{Due, Losses, RenderFaults},
     brake::Brake,
     clusters::Member,
     expiry::Housekeeping,
@@ -155,6 +155,8 @@ pub struct Controller {
     /// Conflicts in a row, by object.
     retries: BTreeMap<Uid, u32>,
     due: BTreeMap<Uid, Due>,
+    /// Applications that would lose something unnamed, until all that are due have been looked at.
+    losing: BTreeMap<Uid, Losses>,
     clusters_due: BTreeMap<Uid, u64>,
     silence_check_ms: u64,
     /// Applications for which more room, or a voice, may change the answer.

@@ -384,6 +384,25 @@ fn rule_14_removals_that_nobody_named_are_held_until_that_very_set_is_confirmed(
     assert_eq!(World::condition(&world.cluster("us"), "RemovalsHeld"), Value::Null);
 }
 
+/// Decisions are made some at a time; what goes is judged together all the same.
+#[test]
+fn rule_14_a_set_is_judged_whole_however_many_decisions_a_step_makes() {
+    let mut world = World::with(&[("eu", 100), ("us", 100)]);
+    for name in ["eu", "us"] {
+        world.edit(&CLUSTER, "", name, |cluster| cluster["metadata"]["labels"] = json!({"tier": "prod"}));
+    }
+    let there = json!([{"type": "topology", "properties": {"clusters": ["us"]}}]);
+    (0..58).for_each(|n| drop(world.apply(&format!("stays-{n:02}"), 1, there.clone())));
+    (0..12).for_each(|n| drop(world.apply(&format!("leaves-{n:02}"), 1, by_label())));
+    world.settle();
+    assert_eq!(world.running("us").len(), 70);
+    world.edit(&CLUSTER, "", "us", |cluster| cluster["metadata"]["labels"] = json!({}));
+    world.settle();
+    assert!(world.ordered.is_empty(), "{:?}", world.ordered);
+    let condition = World::condition(&world.cluster("us"), "RemovalsHeld");
+    assert!(condition["message"].as_str().is_some_and(|message| message.starts_with("12 of 70")), "{condition}");
+}
+
 #[test]
 fn rule_14_what_a_person_named_is_not_held() {
     let mut world = World::with(&[("eu", 100), ("us", 100)]);
