@@ -275,6 +275,14 @@ fn no_more_replicas_move_than_may() {
 }
 
 #[test]
+fn what_must_leave_is_no_move_that_the_policy_bounds() {
+    let mut case = Case::new(placement_with(json!({"maxMoves": 0})), 12, &[("ap", 20), ("eu", 20), ("us", 20)]);
+    settles(&mut case, &[("ap", 4), ("eu", 4), ("us", 4)]);
+    case.at("eu").taints = vec![taint("maintenance", TaintEffect::NoExecute, 0)];
+    settles(&mut case, &[("ap", 6), ("us", 6)]);
+}
+
+#[test]
 fn all_of_an_application_is_placed_or_nothing() {
     let mut case = Case::new(placement_with(json!({"allOrNothing": true})), 4, &[("eu", 10), ("us", 10)]);
     case.components.push(component("api", 30));
