@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     flow::{
         render::render,
-        schedule::{self, Fleet, Problem, Record, Solution},
+        schedule::{self, Fleet, Problem, Profiles, Record, Solution},
     },
     model::{Application, Cluster, Timestamp, Uid, placement::Refusal, revision::RenderedComponent},
 };
@@ -182,6 +182,7 @@ fn record(application: &Application, fleet: &Fleet, now: Timestamp) -> Result<As
         previous: None,
         running: None,
         held: &BTreeSet::new(),
+        profiles: &Profiles::default(),
     };
     Ok((application.metadata.name.clone(), Record::of(fleet, &problem)))
 }

@@ -22,8 +22,11 @@ mod modes;
 mod objects;
 mod placement;
 mod policies;
+mod profiles;
 #[cfg(test)]
 mod tests;
+
+pub use self::profiles::admit_profile;
 
 /// Faults that one answer lists.
 pub const FAULTS_MAX: usize = 100;

@@ -148,7 +148,11 @@ impl Hub {
             views: [(kinds::WORK.gvk.clone(), Arc::new(slices.clone()) as _)].into(),
             group: replica.as_ref().map(|running| running.view.clone() as _),
             overlays: overlays(&beats, replica.as_deref()),
-            admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit::admit as _)].into(),
+            admissions: [
+                (kinds::APPLICATION.gvk.clone(), flow::admit::admit as _),
+                (kinds::PLACEMENT_PROFILE.gvk.clone(), flow::admit::admit_profile as _),
+            ]
+            .into(),
             address: url.trim_start_matches("https://").to_owned(),
             stop: stop.clone(),
         });

@@ -10,6 +10,7 @@ pub mod application;
 pub mod cluster;
 mod core;
 pub mod metadata;
+pub mod profile;
 mod replica;
 mod reviews;
 pub mod schema;
@@ -32,6 +33,7 @@ pub static APPLICATION_REVISION: LazyLock<Kind> = LazyLock::new(application::app
 pub static CLUSTER: LazyLock<Kind> = LazyLock::new(cluster::cluster);
 pub static WORK: LazyLock<Kind> = LazyLock::new(cluster::work);
 pub static JOIN_TOKEN: LazyLock<Kind> = LazyLock::new(token::join_token);
+pub static PLACEMENT_PROFILE: LazyLock<Kind> = LazyLock::new(profile::placement_profile);
 pub static REPLICA: LazyLock<Kind> = LazyLock::new(replica::replica);
 pub static NAMESPACE: LazyLock<Kind> = LazyLock::new(core::namespace);
 pub static EVENT: LazyLock<Kind> = LazyLock::new(core::event);
@@ -43,7 +45,7 @@ pub static SELF_SUBJECT_RULES_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::se
 pub const OWN_PREFIX: &str = "hanse.dev/";
 
 /// Every kind the hub serves, in order of group, then plural.
-pub fn all() -> [&'static Kind; 11] {
+pub fn all() -> [&'static Kind; 12] {
     [
         &EVENT,
         &NAMESPACE,
@@ -54,6 +56,7 @@ pub fn all() -> [&'static Kind; 11] {
         &APPLICATION,
         &CLUSTER,
         &JOIN_TOKEN,
+        &PLACEMENT_PROFILE,
         &REPLICA,
         &WORK,
     ]

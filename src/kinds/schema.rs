@@ -150,6 +150,11 @@ impl Schema {
         self
     }
 
+    pub fn maximum(mut self, maximum: i64) -> Self {
+        self.maximum = Some(maximum);
+        self
+    }
+
     pub fn length_max(mut self, length: usize) -> Self {
         self.length_max = Some(length);
         self

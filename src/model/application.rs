@@ -86,6 +86,9 @@ pub struct PlacementPolicy {
     /// The components it is for; empty means all. A component has at most one placement policy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<String>,
+    /// The PlacementProfile that they go by; the one named `default` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     #[serde(flatten)]
     pub target: ClusterSet,
     /// CEL over `name`, `labels`, `properties` and `free` of a cluster; holds for those that are chosen.

@@ -18,6 +18,7 @@ pub mod note;
 pub mod object;
 pub mod placement;
 pub mod pointer;
+pub mod profile;
 pub mod protocol;
 pub mod quantity;
 pub mod report;

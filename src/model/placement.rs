@@ -112,6 +112,12 @@ pub enum Why {
     Spread { by: String, detail: String },
     #[error("nothing new is placed until {component} is")]
     AllOrNothing { component: String },
+    #[error("{message} (a rule of the platform)")]
+    RuleFalse { message: String },
+    #[error("a rule of the platform fails on it: {detail} ({expression})")]
+    RuleFailed { expression: String, detail: String },
+    #[error("{free} % of its {resource} are free, and the platform keeps {percent} % free")]
+    NoHeadroom { resource: String, free: i64, percent: u32 },
 }
 
 impl Why {
@@ -137,6 +143,9 @@ impl Why {
             Self::BelowMinimum { .. } => "BelowMinimum",
             Self::Spread { .. } => "Spread",
             Self::AllOrNothing { .. } => "AllOrNothing",
+            Self::RuleFalse { .. } => "RuleFalse",
+            Self::RuleFailed { .. } => "RuleFailed",
+            Self::NoHeadroom { .. } => "NoHeadroom",
         }
     }
 }

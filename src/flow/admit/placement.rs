@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     flow::{render::properties::Properties, schedule::expression::Expression},
+    kinds::schema::check_subdomain,
     model::{
         object::FieldErrorKind::{Duplicate, Forbidden, Invalid, NotSupported, Required, TooMany},
         selector,
@@ -40,6 +41,7 @@ pub fn check(placement: &Properties<'_>) {
         "maxMoves",
         "mode",
         "preferences",
+        "profile",
         "spreadConstraints",
         "tolerations",
         "total",
@@ -67,6 +69,9 @@ pub fn check(placement: &Properties<'_>) {
     }
     if let Some(Err(detail)) = placement.text("expression").map(Expression::read) {
         placement.fault("expression", Invalid, shortened(&detail));
+    }
+    if let Some(Err(detail)) = placement.text("profile").map(check_subdomain) {
+        placement.fault("profile", Invalid, shortened(&detail));
     }
     items(placement, "groups", ITEMS_MAX).iter().for_each(|group| {
         group.allow_only(&["clusterSelector", "clusters", "name"]);

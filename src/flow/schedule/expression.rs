@@ -111,6 +111,25 @@ impl Expression {
 
     /// Whether it holds for a cluster, or why nobody can tell.
     pub fn holds(&self, cluster: &Candidate) -> Result<bool, String> {
+        match self.value(cluster)? {
+            Value::Bool(holds) => Ok(holds),
+            other => Err(format!("it is of type {}, not true or false", other.type_of())),
+        }
+    }
+
+    /// The whole number that it gives for a cluster, or why nobody can tell.
+    pub fn number(&self, cluster: &Candidate) -> Result<i64, String> {
+        match self.value(cluster)? {
+            Value::Int(number) => Ok(number),
+            Value::UInt(number) => i64::try_from(number).map_err(|_| format!("{number} is too large")),
+            // What is no number at all is no whole one either.
+            Value::Float(number) if number.is_finite() => Ok(number.round() as i64),
+            Value::Float(number) => Err(format!("{number} is no number")),
+            other => Err(format!("it is of type {}, not a number", other.type_of())),
+        }
+    }
+
+    fn value(&self, cluster: &Candidate) -> Result<Value, String> {
         let free = |resource: &String| {
             let amount = cluster.room.as_ref().map_or(0, |room| room.free(resource));
             (resource.clone(), Value::Int(amount))
@@ -129,8 +148,7 @@ impl Expression {
         context.add_variable_from_value("properties", map(cluster.properties.iter().map(property)));
         context.add_variable_from_value("free", map(self.resources.iter().map(free)));
         match catch_unwind(AssertUnwindSafe(|| self.program.execute(&context))) {
-            Ok(Ok(Value::Bool(holds))) => Ok(holds),
-            Ok(Ok(other)) => Err(format!("it is of type {}, not true or false", other.type_of())),
+            Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(first_line(&error.to_string())),
             Err(_) => Err("it cannot be worked out".into()),
         }

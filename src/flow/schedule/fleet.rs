@@ -16,6 +16,7 @@ use super::{
     Room,
     columns::{Columns, Log},
     expression::Expression,
+    filter::View,
     standing::{Rules, Standings},
 };
 use crate::model::{
@@ -60,7 +61,7 @@ pub struct Fleet {
     standings: Columns<String, Standings>,
     domains: Columns<String, Domains>,
     expressions: Columns<String, Result<Expression, String>>,
-    /// Some expression asks for room: what changes a room may change who is chosen.
+    /// Some filter or score asks for room: what changes a room may change who is chosen.
     rooms_choose: bool,
 }
 
@@ -262,23 +263,27 @@ impl Fleet {
 
     /// How each cluster stands to `rules`, whose text is `key`.
     pub fn standings(&mut self, key: &str, rules: &Rules<'_>, now: Timestamp) -> Arc<Standings> {
-        let Self { clusters, standings, facts, .. } = self;
+        let Self { clusters, standings, facts, rooms_choose, .. } = self;
+        *rooms_choose |= rules.read_room();
         if standings.peek(key).is_some_and(|known| !known.holds_at(now)) {
             standings.forget(key);
         }
         standings.get(
             key,
             facts.end,
-            || rules.stand_all(clusters.iter().map(|(_, candidate)| candidate), now),
-            |column, since| facts.since(since, |id| rules.stand(column, id, &clusters[id as usize].1, now)),
+            || rules.stand_all(clusters.iter().map(|(uid, cluster)| (uid, cluster)), now),
+            |column, since| {
+                facts.since(since, |id| {
+                    let (uid, cluster) = &clusters[id as usize];
+                    rules.stand(column, id, &View { uid, cluster, now });
+                })
+            },
         )
     }
 
     /// An expression, read once.
     pub fn expression(&mut self, text: &str) -> Arc<Result<Expression, String>> {
-        let expression = self.expressions.get(text, 0, || Expression::read(text), |_, _| true);
-        self.rooms_choose |= expression.as_ref().as_ref().is_ok_and(Expression::reads_room);
-        expression
+        self.expressions.get(text, 0, || Expression::read(text), |_, _| true)
     }
 
     /// Which group of a spread constraint each cluster is in. Clusters themselves are no column: each is its own group.

@@ -25,6 +25,7 @@ use self::{
 };
 pub use self::{
     fleet::{Candidate, Fleet},
+    profile::{Profile, Profiles},
     record::Record,
     room::Room,
 };
@@ -40,12 +41,15 @@ mod divide;
 mod divided;
 mod explain;
 pub mod expression;
+mod filter;
 pub mod fleet;
 mod floating;
 mod integer;
 mod policies;
+mod profile;
 pub mod record;
 pub mod room;
+mod score;
 mod shortlist;
 mod solver;
 mod spread;
@@ -68,6 +72,8 @@ pub struct Problem<'a> {
     /// Clusters that keep what they have although the policies no longer choose them, because the removals wait for a
     /// person's yes (rule 14).
     pub held: &'a BTreeSet<Uid>,
+    /// What the platform has to say.
+    pub profiles: &'a Profiles,
 }
 
 /// The revision that runs while another is decided.
@@ -230,4 +236,10 @@ fn sort(refusals: &mut [Refusal]) {
 /// How the policies mean a component's replicas: `Divided`, `Duplicated`, or `Single` where one cluster gets them all.
 pub fn mode_of(policies: &[Policy], component: &str) -> &'static str {
     policies::Policies::read(policies).unwrap_or_default().spread(component).1.name()
+}
+
+/// Names of the profiles by which components are placed under these policies.
+pub fn profiles_of<'n>(policies: &[Policy], components: impl Iterator<Item = &'n str>) -> BTreeSet<String> {
+    let policies = policies::Policies::read(policies).unwrap_or_default();
+    policies.profiles(components).into_iter().map(str::to_owned).collect()
 }

@@ -1,13 +1,17 @@
 //! Policies: what an Application's policies say of placement, read, and the components they are for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::standing::Rules;
+use super::{expression::Expression, profile::Platform, standing::Rules};
 use crate::model::{
     application::{Mode, PlacementPolicy, Policy, Topology},
+    profile::DEFAULT,
     revision::RenderedComponent,
 };
 
@@ -144,8 +148,13 @@ impl Policies {
         group.policy.map(|index| &self.placements[index])
     }
 
-    /// What chooses the clusters of a group, and the text it is known by.
-    pub fn rules(&self, group: &Group<'_>) -> (String, Rules<'_>) {
+    /// Who may get a part of a group and who gets it first, and the text that this is known by.
+    pub fn rules<'p>(
+        &'p self,
+        group: &Group<'_>,
+        expression: Option<Arc<Result<Expression, String>>>,
+        platform: Option<(&str, &'p Platform)>,
+    ) -> (String, Rules<'p>) {
         let counts = group.components.iter().any(|component| component.demand.is_some());
         let topologies = self.texts[..self.topologies.len()].iter();
         let policy = group.policy.map(|index| &self.texts[self.topologies.len() + index]);
@@ -154,7 +163,23 @@ impl Policies {
             key.push(mark);
             key.push_str(text);
         }
-        (key, Rules::new(&self.topologies, self.of(group), counts))
+        if let Some((text, _)) = platform {
+            key.push('f');
+            key.push_str(text);
+        }
+        let platform = platform.map(|(_, platform)| platform);
+        (key, Rules::new(&self.topologies, self.of(group), expression, platform, counts))
+    }
+
+    /// The profile that a group asks for by name.
+    pub fn profile(&self, group: &Group<'_>) -> Option<&str> {
+        self.of(group).and_then(|policy| policy.profile.as_deref())
+    }
+
+    /// Names of the profiles that components go by; that of those that ask for none included.
+    pub fn profiles<'n>(&self, components: impl Iterator<Item = &'n str>) -> BTreeSet<&str> {
+        let by = |name: &str| self.spread(name).0.and_then(|index| self.placements[index].profile.as_deref());
+        components.map(|name| by(name).unwrap_or(DEFAULT)).collect()
     }
 
     /// Cluster names that the policies of this group ask for by name.

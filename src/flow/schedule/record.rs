@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{Candidate, Fleet, Problem, Running, Solution, solve};
+use super::{Candidate, Fleet, Problem, Profiles, Running, Solution, solve};
 use crate::model::{Placement, Policy, Timestamp, Uid, revision::RenderedComponent};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct Record {
     pub running: Option<RunningRecord>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<Uid>,
+    /// By name: the `spec` of each profile.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profiles: BTreeMap<String, Value>,
     pub fleet: BTreeMap<Uid, Candidate>,
 }
 
@@ -42,6 +46,7 @@ impl Record {
             previous: problem.previous.cloned(),
             running: problem.running.map(running),
             held: problem.held.clone(),
+            profiles: problem.profiles.sources(),
             fleet: fleet.iter().map(|(uid, candidate)| (uid.clone(), candidate.clone())).collect(),
         }
     }
@@ -57,6 +62,7 @@ impl Record {
             previous: self.previous.as_ref(),
             running,
             held: &self.held,
+            profiles: &Profiles::of(&self.profiles),
         };
         solve(&mut Fleet::of(self.fleet.clone()), &problem)
     }

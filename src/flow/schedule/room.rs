@@ -47,6 +47,8 @@ pub(super) struct Frame {
     /// Keys of the node labels that are told of.
     pub labels: Vec<String>,
     pub namespaces: BTreeMap<String, NamespaceRules>,
+    /// Of all nodes together, taken or not.
+    allocatable: Resources,
 }
 
 /// `count` nodes of one kind with the same room.
@@ -78,7 +80,13 @@ impl Room {
         let free = sketch.shapes.iter().flat_map(|shape| row(&shape.free)).collect();
         let quotas = sketch.namespaces.iter().filter(|(_, rules)| !rules.quota.is_empty());
         let quotas = quotas.map(|(name, rules)| (name.clone(), rules.quota.clone())).collect();
-        let frame = Frame { resources, kinds, labels: sketch.labels.clone(), namespaces: sketch.namespaces.clone() };
+        let frame = Frame {
+            resources,
+            kinds,
+            labels: sketch.labels.clone(),
+            namespaces: sketch.namespaces.clone(),
+            allocatable: sketch.allocatable.clone(),
+        };
         Self { frame: Arc::new(frame), shapes, free, floating: Vec::new(), quotas }
     }
 
@@ -277,6 +285,11 @@ impl Room {
         let all = (0..self.shapes.len()).map(on).fold(0, i64::saturating_add);
         let taken = self.floating.iter().map(|float| float.amount(resource)).fold(0, i64::saturating_add);
         all.saturating_sub(taken).max(0)
+    }
+
+    /// What there is of one resource on all nodes together, taken or not.
+    pub fn allocatable(&self, resource: &str) -> i64 {
+        self.frame.allocatable.get(resource)
     }
 
     /// Whether something beside room bounds the pods of this namespace here: where nothing does, demands that differ in

@@ -11,6 +11,7 @@ use super::{
     fleet::{Fleet, Id},
     integer::Broken,
     policies::{Group, Policies, Spread},
+    profile::Platform,
     standing::{Standing, Standings},
     whole::word,
 };
@@ -83,14 +84,14 @@ impl<'a> Solver<'a> {
                 }
             }
             // Nothing can be decided, so nothing changes.
-            Err(fault) => self.change_nothing(&fault),
+            Err(fault) => self.change_nothing(&self.problem.components.iter().collect::<Vec<_>>(), &fault),
         }
         self.decision
     }
 
-    /// Everything stays as it is, for this reason.
-    fn change_nothing(&mut self, reason: &str) {
-        for component in self.problem.components {
+    /// All of them stay as they are, for this reason.
+    fn change_nothing(&mut self, components: &[&RenderedComponent], reason: &str) {
+        for component in components {
             for id in self.previous(component).keys().copied().collect::<Vec<_>>() {
                 self.keep(id, component);
             }
@@ -120,7 +121,14 @@ impl<'a> Solver<'a> {
     }
 
     fn place(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {
-        let placing = self.placing(policies, group);
+        let platform = match self.problem.profiles.find(policies.profile(group)) {
+            Ok(platform) => platform,
+            Err(fault) => {
+                self.change_nothing(&group.components, &fault);
+                return self.placing(policies, group, None);
+            }
+        };
+        let placing = self.placing(policies, group, platform);
         let named = policies.named(group);
         let strangers: Vec<&str> = named.into_iter().filter(|name| self.fleet.named(name).is_none()).collect();
         for component in &group.components {
@@ -145,10 +153,10 @@ impl<'a> Solver<'a> {
         placing
     }
 
-    fn placing(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {
-        let (key, rules) = policies.rules(group);
+    fn placing(&mut self, policies: &Policies, group: &Group<'a>, platform: Option<(&str, &Platform)>) -> Placing {
         let expression = policies.of(group).and_then(|policy| policy.expression.as_deref());
-        let rules = rules.with(expression.map(|text| self.fleet.expression(text)));
+        let expression = expression.map(|text| self.fleet.expression(text));
+        let (key, rules) = policies.rules(group, expression, platform);
         let standings = self.fleet.standings(&key, &rules, self.problem.now);
         let mut over = BTreeMap::new();
         for id in self.problem.held.iter().filter_map(|uid| self.fleet.id(uid)) {

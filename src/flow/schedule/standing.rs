@@ -1,23 +1,23 @@
 //! Standing: how each cluster stands to a group of components, and what the policy has set for it.
 //!
-//! Owns: the filters, in their order, and their reasons. Everything here is a column over the fleet that many
-//! Applications share; what one decision alone knows (held clusters, other Applications) is laid over it by the solver.
+//! Owns: which filters and scores there are for a group, in their order, and what they come to. Everything here is a column
+//! over the fleet that many Applications share; what one decision alone knows (held clusters, other Applications) is laid
+//! over it by the solver.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     expression::Expression,
+    filter::{Chosen, Filter, Holds, Membership, Sketched, Taints, Verdict, View},
     fleet::{Candidate, Id},
+    profile::Platform,
+    score::{Preferred, Score},
 };
 use crate::model::{
-    Timestamp,
-    application::{ClusterSet, ClusterToleration, PlacementPolicy, PreferenceOrder, Topology},
-    cluster::{ClusterTaint, Property, TaintEffect},
+    Timestamp, Uid,
+    application::{ClusterSet, PlacementPolicy, Topology},
     placement::Why,
-    selector::LabelSelector,
+    profile::SCORE_MAX,
 };
 
 /// How a cluster stands to a component.
@@ -43,6 +43,8 @@ pub struct Tier {
     /// The preferences' sum; what a cluster does not say counts as the worst.
     unknown: u8,
     cost: i64,
+    /// What the platform's scores come to, turned round: they decide where the policy has no preference.
+    demerit: i64,
 }
 
 /// Bounds of the replicas in one cluster.
@@ -70,16 +72,18 @@ pub struct Standings {
     as_of: Option<Timestamp>,
 }
 
-/// What chooses the clusters of a group of components.
+/// Who may get a part of a group of components, and who gets it first.
 pub struct Rules<'p> {
-    topologies: Vec<(BTreeSet<&'p str>, LabelSelector)>,
-    /// What a cluster is told that no topology chooses.
-    beyond: Option<Why>,
     policy: Option<&'p PlacementPolicy>,
-    names: BTreeSet<&'p str>,
-    expression: Option<Arc<Result<Expression, String>>>,
-    /// Whether any component counts on room.
-    counts: bool,
+    /// In the order in which they speak.
+    filters: Vec<Arc<dyn Filter + 'p>>,
+    /// The policy's own, each already weighed.
+    preferences: Vec<Preferred<'p>>,
+    /// The platform's.
+    scores: &'p [(Arc<dyn Score>, u32)],
+    /// Where taints count.
+    taints: Option<Arc<Taints<'p>>>,
+    reads_time: bool,
 }
 
 impl Standings {
@@ -141,29 +145,46 @@ impl Standings {
 }
 
 impl<'p> Rules<'p> {
-    pub fn new(topologies: &'p [Topology], policy: Option<&'p PlacementPolicy>, counts: bool) -> Self {
-        let rule = |topology: &'p Topology| {
-            let labels = topology.cluster_label_selector.clone().unwrap_or_default();
-            (names(&topology.clusters), LabelSelector { match_labels: labels, match_expressions: Vec::new() })
-        };
-        let topologies: Vec<_> = topologies.iter().map(rule).collect();
-        let why = |(names, selector): &(BTreeSet<&str>, LabelSelector)| match names.is_empty() {
-            true => mismatch(selector),
-            false => Why::NotNamed,
-        };
-        let beyond = topologies.iter().map(why).reduce(either);
-        let names = policy.map(|policy| names(&policy.target.clusters)).unwrap_or_default();
-        Self { topologies, beyond, policy, names, expression: None, counts }
+    /// `counts` says whether any component counts on room.
+    pub fn new(
+        topologies: &'p [Topology],
+        policy: Option<&'p PlacementPolicy>,
+        expression: Option<Arc<Result<Expression, String>>>,
+        platform: Option<&'p Platform>,
+        counts: bool,
+    ) -> Self {
+        let mut filters: Vec<Arc<dyn Filter + 'p>> = vec![Arc::new(Membership)];
+        if policy.is_some() || !topologies.is_empty() {
+            filters.push(Arc::new(Chosen::new(topologies, policy)));
+        }
+        if let Some(expression) = expression {
+            filters.push(Arc::new(Holds(expression)));
+        }
+        let tolerations = policy.map(|policy| policy.tolerations.as_slice()).unwrap_or_default();
+        let taints = platform.is_none_or(|platform| platform.taints).then(|| Arc::new(Taints { tolerations }));
+        if let Some(taints) = &taints {
+            filters.push(taints.clone());
+        }
+        for filter in platform.iter().flat_map(|platform| &platform.filters) {
+            filters.push(filter.clone());
+        }
+        if counts {
+            filters.push(Arc::new(Sketched));
+        }
+        let preferences = policy.iter().flat_map(|policy| &policy.preferences).map(Preferred).collect();
+        let scores = platform.map(|platform| platform.scores.as_slice()).unwrap_or_default();
+        let reads_time = filters.iter().any(|filter| filter.reads_time());
+        Self { policy, filters, preferences, scores, taints, reads_time }
     }
 
-    /// With the policy's expression, read.
-    pub fn with(self, expression: Option<Arc<Result<Expression, String>>>) -> Self {
-        Self { expression, ..self }
+    /// Whether what they say of a cluster changes with its room.
+    pub fn read_room(&self) -> bool {
+        self.filters.iter().any(|filter| filter.reads_room()) || self.scores.iter().any(|(score, _)| score.reads_room())
     }
 
-    pub fn stand_all<'c>(&self, clusters: impl Iterator<Item = &'c Candidate>, now: Timestamp) -> Standings {
+    pub fn stand_all<'c>(&self, clusters: impl Iterator<Item = (&'c Uid, &'c Candidate)>, now: Timestamp) -> Standings {
         let mut column = Standings { meanings: vec![Standing::Open], ..Standings::default() };
-        for (cluster, id) in clusters.zip(0..) {
+        for ((uid, cluster), id) in clusters.zip(0..) {
             column.codes.push(Standings::OPEN);
             if let Some(policy) = self.policy {
                 if !policy.weights.is_empty() {
@@ -173,24 +194,31 @@ impl<'p> Rules<'p> {
                     column.limits.push(Limit::NONE);
                 }
             }
-            self.stand(&mut column, id, cluster, now);
+            self.stand(&mut column, id, &View { uid, cluster, now });
         }
         column
     }
 
     /// Looks at one cluster anew.
-    pub fn stand(&self, column: &mut Standings, id: Id, cluster: &Candidate, now: Timestamp) {
-        column.ends.remove(&id);
-        let standing = self.standing(column, id, cluster, now);
+    pub fn stand(&self, column: &mut Standings, id: Id, view: &View<'_>) {
+        if self.reads_time {
+            column.as_of = Some(column.as_of.map_or(view.now, |as_of| as_of.max(view.now)));
+        }
+        let Verdict { standing, until } = self.judge(view);
+        match until {
+            Some(until) => drop(column.ends.insert(id, until)),
+            None => drop(column.ends.remove(&id)),
+        }
         column.codes[id as usize] = match standing {
             Standing::Open => Standings::OPEN,
             other => column.code(other),
         };
+        let cluster = view.cluster;
         let Some(policy) = self.policy else {
-            return self.set_tier(column, id, 0, cluster);
+            return self.set_tier(column, id, 0, view);
         };
         let group = policy.groups.iter().position(|group| group.target.chooses(cluster)).unwrap_or_default();
-        self.set_tier(column, id, group as u16, cluster);
+        self.set_tier(column, id, group as u16, view);
         if let Some(weight) = column.weights.get_mut(id as usize) {
             *weight = policy.weights.iter().find(|rule| rule.target.chooses(cluster)).map_or(0, |rule| rule.weight);
         }
@@ -201,115 +229,35 @@ impl<'p> Rules<'p> {
         }
     }
 
-    /// The filters, in order: the first that speaks gives the reason.
-    fn standing(&self, column: &mut Standings, id: Id, cluster: &Candidate, now: Timestamp) -> Standing {
-        if cluster.deleting {
-            return Standing::Gone;
-        }
-        if let Some(why) = self.refuses(cluster) {
-            return Standing::Leaves(why);
-        }
-        let judged = self.judged(cluster);
-        if let Some(Standing::Leaves(_)) = judged {
-            return judged.unwrap_or(Standing::Gone);
-        }
-        let mut repelled = None;
-        for taint in cluster.taints.iter().filter(|taint| taint.effect != TaintEffect::PreferNoSchedule) {
-            let tolerance = self.tolerance(taint);
-            let why = || Why::Tainted { taint: taint.to_string() };
-            match (taint.effect, tolerance) {
-                (_, Tolerance::Always) => {}
-                (TaintEffect::NoExecute, Tolerance::Seconds(seconds)) => {
-                    column.as_of = Some(column.as_of.map_or(now, |as_of| as_of.max(now)));
-                    // Nobody knows how long one without a time has been there.
-                    let Some(added) = taint.time_added else { continue };
-                    let end = added.plus_seconds(seconds.into());
-                    if end <= now {
-                        return Standing::Leaves(why());
-                    }
-                    let known = column.ends.entry(id).or_insert(end);
-                    *known = end.min(*known);
-                }
-                (TaintEffect::NoExecute, Tolerance::Never) => return Standing::Leaves(why()),
-                _ => repelled = repelled.or_else(|| Some(why())),
+    /// What all filters say together: the most severe, and of equals the first.
+    fn judge(&self, view: &View<'_>) -> Verdict {
+        let mut told = Verdict::OPEN;
+        for filter in &self.filters {
+            let Verdict { standing, until } = filter.judge(view);
+            told.until = told.until.into_iter().chain(until).min();
+            match standing {
+                Standing::Open => {}
+                Standing::Keeps(_) if told.standing != Standing::Open => {}
+                Standing::Keeps(_) => told.standing = standing,
+                // Nothing that comes after says more.
+                Standing::Leaves(_) | Standing::Gone => return Verdict { standing, until: told.until },
             }
         }
-        match cluster {
-            Candidate { accepted: false, .. } => Standing::Keeps(Why::NotAccepted),
-            Candidate { silent: true, .. } => Standing::Keeps(Why::Silent),
-            Candidate { cordoned: true, .. } => Standing::Keeps(Why::Cordoned),
-            _ if judged.is_some() => judged.unwrap_or(Standing::Gone),
-            _ if repelled.is_some() => repelled.map_or(Standing::Gone, Standing::Keeps),
-            Candidate { room: None, .. } if self.counts => Standing::Keeps(Why::NoSketch),
-            _ => Standing::Open,
-        }
+        told
     }
 
-    /// Why the policies do not choose this cluster. Several topologies choose the union of their targets; a placement
-    /// policy chooses among those.
-    fn refuses(&self, cluster: &Candidate) -> Option<Why> {
-        let chosen = |(names, selector): &(BTreeSet<&str>, LabelSelector)| match names.is_empty() {
-            true => selector.matches(&cluster.labels),
-            false => names.contains(cluster.name.as_str()),
-        };
-        if self.beyond.is_some() && !self.topologies.iter().any(chosen) {
-            return self.beyond.clone();
+    fn set_tier(&self, column: &mut Standings, id: Id, group: u16, view: &View<'_>) {
+        let avoided = self.taints.as_ref().is_some_and(|taints| taints.avoids(view.cluster));
+        let mut tier = Tier { group, avoided, ..Tier::default() };
+        for preference in &self.preferences {
+            match preference.of(view) {
+                Some(worth) => tier.cost = tier.cost.saturating_sub(worth),
+                None => tier.unknown = tier.unknown.saturating_add(1),
+            }
         }
-        let policy = self.policy?;
-        if !self.names.is_empty() && !self.names.contains(cluster.name.as_str()) {
-            return Some(Why::NotNamed);
-        }
-        if let Some(selector) = &policy.target.cluster_selector
-            && !selector.matches(&cluster.labels)
-        {
-            return Some(mismatch(selector));
-        }
-        let grouped = policy.groups.is_empty() || policy.groups.iter().any(|group| group.target.chooses(cluster));
-        (!grouped).then_some(Why::NoGroup)
-    }
-
-    /// What the expression says of a cluster that is not chosen by it. What it says by the cluster's room, which the very
-    /// Application takes, and that it fails, is no reason for what runs to leave.
-    fn judged(&self, cluster: &Candidate) -> Option<Standing> {
-        let failed = |detail: &String| Some(Standing::Keeps(Why::ExpressionFailed { detail: detail.clone() }));
-        let expression = match self.expression.as_deref()? {
-            Ok(expression) => expression,
-            Err(detail) => return failed(detail),
-        };
-        let why = || Why::ExpressionFalse { expression: expression.text().to_owned() };
-        match expression.holds(cluster) {
-            Ok(true) => None,
-            Ok(false) if expression.reads_room() => Some(Standing::Keeps(why())),
-            Ok(false) => Some(Standing::Leaves(why())),
-            Err(detail) => failed(&detail),
-        }
-    }
-
-    fn tolerance(&self, taint: &ClusterTaint) -> Tolerance {
-        let tolerations = self.policy.map(|policy| policy.tolerations.as_slice()).unwrap_or_default();
-        let matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint));
-        // The longest counts, as for pods any one that matches does.
-        matching
-            .map(|toleration| toleration.toleration_seconds.map_or(Tolerance::Always, Tolerance::Seconds))
-            .max()
-            .unwrap_or(Tolerance::Never)
-    }
-
-    fn set_tier(&self, column: &mut Standings, id: Id, group: u16, cluster: &Candidate) {
-        let is_avoided = |taint: &ClusterTaint| {
-            taint.effect == TaintEffect::PreferNoSchedule && self.tolerance(taint) == Tolerance::Never
-        };
-        let mut tier = Tier { group, avoided: cluster.taints.iter().any(is_avoided), ..Tier::default() };
-        for preference in self.policy.iter().flat_map(|policy| &policy.preferences) {
-            let Some(value) = number(cluster, &preference.by) else {
-                tier.unknown = tier.unknown.saturating_add(1);
-                continue;
-            };
-            let cost = value.saturating_mul(preference.weight.into());
-            tier.cost = match preference.order {
-                PreferenceOrder::Lowest => tier.cost.saturating_add(cost),
-                PreferenceOrder::Highest => tier.cost.saturating_sub(cost),
-            };
+        for (score, weight) in self.scores {
+            let worth = score.of(view).unwrap_or(-SCORE_MAX);
+            tier.demerit = tier.demerit.saturating_sub(worth.saturating_mul(i64::from(*weight)));
         }
         // As long as all are alike there is no column.
         if !column.tiers.is_empty() || tier != Tier::default() {
@@ -319,55 +267,9 @@ impl<'p> Rules<'p> {
     }
 }
 
-/// How long a taint is tolerated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Tolerance {
-    Never,
-    Seconds(u32),
-    Always,
-}
-
-fn tolerates(toleration: &ClusterToleration, taint: &ClusterTaint) -> bool {
-    let exists = toleration.operator == "Exists";
-    let effect = match toleration.effect.as_str() {
-        "" => true,
-        "NoSchedule" => taint.effect == TaintEffect::NoSchedule,
-        "PreferNoSchedule" => taint.effect == TaintEffect::PreferNoSchedule,
-        _ => taint.effect == TaintEffect::NoExecute,
-    };
-    let key = toleration.key == taint.key || (toleration.key.is_empty() && exists);
-    effect && key && (exists || toleration.value == taint.value)
-}
-
-fn number(cluster: &Candidate, name: &str) -> Option<i64> {
-    match cluster.properties.get(name) {
-        Some(Property::Integer(number)) => Some(*number),
-        Some(Property::Text(text)) => text.parse().ok(),
-        None => cluster.labels.get(name)?.parse().ok(),
-    }
-}
-
 impl ClusterSet {
     pub fn chooses(&self, cluster: &Candidate) -> bool {
         (self.clusters.is_empty() || self.clusters.contains(&cluster.name))
             && self.cluster_selector.as_ref().is_none_or(|selector| selector.matches(&cluster.labels))
-    }
-}
-
-fn names(names: &[String]) -> BTreeSet<&str> {
-    names.iter().map(String::as_str).collect()
-}
-
-fn mismatch(selector: &LabelSelector) -> Why {
-    Why::SelectorMismatch { selector: selector.to_string() }
-}
-
-/// Two topologies that both do not choose a cluster, as one reason.
-fn either(one: Why, other: Why) -> Why {
-    match (one, other) {
-        (Why::SelectorMismatch { selector: a }, Why::SelectorMismatch { selector: b }) if a != b => {
-            Why::SelectorMismatch { selector: format!("{a} or {b}") }
-        }
-        (Why::NotNamed, why) | (why, _) => why,
     }
 }

@@ -235,7 +235,8 @@ impl Controller {
         let components = &snapshot.revision.components;
         let running =
             running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
-        let problem = Problem { now: now.wall, policies, components, previous, running, held };
+        let problem =
+            Problem { now: now.wall, policies, components, previous, running, held, profiles: &self.index.profiles };
         let solution = solve_telling(&mut self.fleet, &problem, REFUSALS_MAX);
         if let Some(broken) = &solution.broken {
             self.effects.push(Effect::Fault(format!("{}: {broken}", stored.view.metadata.object_name())));

@@ -9,12 +9,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    flow::schedule::{Profile, Profiles},
     hub::{
         feed::Feed,
         keys,
         records::{Blobs, Placements, Record, changes_of},
     },
-    kinds::{APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, application::source_digest},
+    kinds::{
+        APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, PLACEMENT_PROFILE, application::source_digest,
+    },
     model::{
         Application, Cluster, Digest, Placement, Report, Timestamp, Uid, object::Metadata,
         revision::Revision as Rendered, token::JoinToken,
@@ -37,6 +40,8 @@ pub struct Index {
     /// Cluster → Applications that have a row there.
     pub tenants: BTreeMap<Uid, BTreeSet<Uid>>,
     pub blobs: Blobs,
+    /// What the platform has to say in placements.
+    pub profiles: Profiles,
     /// Expiry of join tokens.
     pub tokens: BTreeMap<Key, Option<Timestamp>>,
     /// Application → clusters it has a row in.
@@ -74,6 +79,8 @@ pub struct Touched {
     /// Clusters that came, went, or whose spec or metadata changed.
     pub clusters: BTreeSet<Uid>,
     pub placements: BTreeSet<Uid>,
+    /// Names of profiles that came, went or changed.
+    pub profiles: BTreeSet<String>,
     /// (cluster, application).
     pub reports: BTreeSet<(Uid, Uid)>,
     pub events: Vec<(Key, Option<Entry>)>,
@@ -157,6 +164,7 @@ impl Index {
             None if is(&APPLICATION_REVISION) => self.read_snapshot(key, entry),
             None if is(&APPLICATION) => self.read_application(key, entry, touched),
             None if is(&CLUSTER) => self.read_cluster(key, entry, touched),
+            None if is(&PLACEMENT_PROFILE) => self.read_profile(key, entry, touched),
             None if is(&JOIN_TOKEN) => self.read_token(key, entry),
             None if is(&EVENT) => {
                 touched.events.push((key.clone(), entry.cloned()));
@@ -262,6 +270,16 @@ impl Index {
             self.reports.remove(&application);
         }
         touched.reports.insert((cluster, application));
+        Ok(())
+    }
+
+    fn read_profile(&mut self, key: &Key, entry: Option<&Entry>, touched: &mut Touched) -> Result<(), object::Invalid> {
+        let name = key.as_str().strip_prefix(&keys::prefix(&PLACEMENT_PROFILE, Some(""))).unwrap_or_default();
+        touched.profiles.insert(name.to_owned());
+        match entry {
+            Some(entry) => self.profiles.insert(name, Profile::of(&object::decode(&entry.value)?["spec"])),
+            None => self.profiles.remove(name),
+        }
         Ok(())
     }
 

@@ -46,6 +46,7 @@ mod expiry;
 mod index;
 mod lanes;
 mod outbox;
+mod profiles;
 mod reservations;
 #[cfg(test)]
 mod tests;
@@ -314,6 +315,7 @@ impl Controller {
             for application in &touched.applications {
                 self.mark(application, now.monotonic_ms, true);
             }
+            self.on_profiles(now, &touched.profiles);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::model::{
 
 mod exact;
 mod policies;
+mod profiles;
 
 const STEP: i64 = 100;
 
@@ -63,6 +64,7 @@ struct Case {
     fleet: BTreeMap<Uid, Candidate>,
     previous: Option<Placement>,
     held: BTreeSet<Uid>,
+    profiles: Profiles,
     /// What the previous answer runs.
     ran: Option<(Vec<Policy>, Vec<RenderedComponent>)>,
     now: Timestamp,
@@ -79,6 +81,7 @@ impl Case {
             fleet: fleet(clusters),
             previous: None,
             held: BTreeSet::new(),
+            profiles: Profiles::default(),
             ran: None,
             now: Timestamp::from_seconds(1_000_000),
             kept: RefCell::default(),
@@ -93,6 +96,7 @@ impl Case {
             previous: self.previous.as_ref(),
             running: self.ran.as_ref().map(|(policies, components)| Running { policies, components }),
             held: &self.held,
+            profiles: &self.profiles,
         }
     }
 
