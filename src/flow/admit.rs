@@ -18,6 +18,7 @@ use crate::model::{
 
 use super::render::render;
 
+mod binding;
 mod modes;
 mod objects;
 mod placement;
@@ -26,7 +27,10 @@ mod profiles;
 #[cfg(test)]
 mod tests;
 
-pub use self::profiles::admit_profile;
+pub use self::{
+    binding::{Asked, admit_binding},
+    profiles::admit_profile,
+};
 
 /// Faults that one answer lists.
 pub const FAULTS_MAX: usize = 100;

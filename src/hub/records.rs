@@ -17,14 +17,24 @@ use crate::{
 };
 
 const PLACEMENTS: &str = "/hanse/internal/placements/";
+const BINDINGS: &str = "/hanse/internal/bindings/";
 const REPORTS: &str = "/hanse/internal/reports/";
 
 /// What a key of the hub's own records speaks of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     Head(Uid),
-    Chunk { application: Uid, decision: u64, index: usize },
-    Report { cluster: Uid, application: Uid },
+    Chunk {
+        application: Uid,
+        decision: u64,
+        index: usize,
+    },
+    Report {
+        cluster: Uid,
+        application: Uid,
+    },
+    /// What another scheduler decided for an Application.
+    Binding(Uid),
 }
 
 impl Record {
@@ -38,6 +48,9 @@ impl Record {
             let (decision, index) = piece.split_once('-')?;
             return Some(Self::Chunk { application, decision: decision.parse().ok()?, index: index.parse().ok()? });
         }
+        if let Some(application) = key.as_str().strip_prefix(BINDINGS) {
+            return Some(Self::Binding(application.into()));
+        }
         let (cluster, application) = key.as_str().strip_prefix(REPORTS)?.split_once('/')?;
         Some(Self::Report { cluster: cluster.into(), application: application.into() })
     }
@@ -46,6 +59,7 @@ impl Record {
         Key::new(match self {
             Self::Head(application) => format!("{PLACEMENTS}{application}/head"),
             Self::Chunk { application, decision, index } => format!("{PLACEMENTS}{application}/{decision}-{index}"),
+            Self::Binding(application) => format!("{BINDINGS}{application}"),
             Self::Report { cluster, application } => format!("{REPORTS}{cluster}/{application}"),
         })
     }
@@ -225,6 +239,7 @@ mod tests {
         let application = Uid::from("app");
         for record in [
             Record::Head(application.clone()),
+            Record::Binding(application.clone()),
             Record::Chunk { application: application.clone(), decision: 12, index: 3 },
             Record::Report { cluster: "eu".into(), application },
         ] {

@@ -108,7 +108,7 @@ pub fn application() -> Kind {
         holds_objects: false,
         keeps_namespace: true,
         collection_deletion_max: Some(10),
-        hooks: Hooks { prepare, check },
+        hooks: Hooks { prepare, check, posted: &["binding"] },
     }
 }
 
@@ -237,10 +237,46 @@ fn spec() -> Schema {
     Schema::object([
         ("components", Schema::array(component).describe("What to run.")),
         ("policies", Schema::array(policy).describe("Where and how to run it.")),
+        (
+            "schedulerName",
+            Schema::string().length_max(253).describe(
+                "Who places it, by POST to its subresource binding; the hub itself where it is left out, or hanse.",
+            ),
+        ),
         ("workflow", workflow(output)),
     ])
     .required(["components"])
     .describe("Components with their traits, and the policies that say where they run.")
+}
+
+/// Of what is posted to the subresource `binding`: one Application's parts.
+pub fn binding_schema() -> Schema {
+    let share = Schema::object([
+        ("name", Schema::string().describe("The component.")),
+        ("replicas", Schema::integer().minimum(0).maximum(i64::from(u32::MAX)).describe("Where it has any to count.")),
+    ])
+    .required(["name"]);
+    let cluster = Schema::object([("name", Schema::string()), ("components", Schema::array(share).length_min(1))])
+        .required(["name", "components"]);
+    let spec = Schema::object([
+        ("generation", Schema::integer().minimum(1).describe("Of the Application as it was decided on.")),
+        ("overcommit", Schema::boolean().describe("Also where more is asked of a cluster than it has room for.")),
+        ("clusters", Schema::array(cluster)),
+    ])
+    .required(["generation", "clusters"]);
+    let metadata = Schema::object([
+        ("name", Schema::string()),
+        ("namespace", Schema::string()),
+        ("resourceVersion", Schema::string()),
+        ("uid", Schema::string()),
+    ]);
+    Schema::object([
+        ("apiVersion", Schema::string()),
+        ("kind", Schema::string()),
+        ("metadata", metadata),
+        ("spec", spec),
+    ])
+    .required(["spec"])
 }
 
 fn workflow(output: Schema) -> Schema {

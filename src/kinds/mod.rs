@@ -179,6 +179,8 @@ pub struct Hooks {
     pub prepare: fn(&mut Value, Option<&Value>, &Origin),
     /// Rules that no schema can say: immutable fields, reserved names. Every error at once.
     pub check: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+    /// Subresources to which something is posted.
+    pub posted: &'static [&'static str],
 }
 
 /// What a write request brings along.
@@ -199,7 +201,7 @@ impl std::fmt::Debug for Kind {
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { prepare: |_, _, _| (), check: |_, _| vec![] }
+        Self { prepare: |_, _, _| (), check: |_, _| vec![], posted: &[] }
     }
 }
 

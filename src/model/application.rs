@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{object::Metadata, selector::LabelSelector};
+use super::{binding::OWN_SCHEDULER, object::Metadata, selector::LabelSelector};
 
 /// A typed view; read from stored JSON that has passed admission, never written back.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct ApplicationSpec {
     pub components: Vec<Component>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Policy>,
+    /// Who places it, where that is not the hub itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub scheduler_name: String,
     /// Accepted only where empty so far; admission refuses steps in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Value>,
@@ -223,6 +226,14 @@ pub struct Preference {
 pub enum PreferenceOrder {
     Lowest,
     Highest,
+}
+
+impl ApplicationSpec {
+    /// The scheduler that binds it, where it is not the hub's own.
+    pub fn other_scheduler(&self) -> Option<&str> {
+        let name = self.scheduler_name.as_str();
+        (!name.is_empty() && name != OWN_SCHEDULER).then_some(name)
+    }
 }
 
 impl Preference {

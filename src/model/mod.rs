@@ -9,6 +9,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod application;
+pub mod binding;
 pub mod cluster;
 pub mod condition;
 pub mod demand;

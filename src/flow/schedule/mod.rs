@@ -18,16 +18,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::{
-    explain::{No, is_by_choice},
-    integer::Broken,
-    solver::Placing,
-};
 pub use self::{
+    bind::{Bound, bind},
     fleet::{Candidate, Fleet},
     profile::{Profile, Profiles},
     record::Record,
     room::Room,
+};
+use self::{
+    explain::{No, is_by_choice},
+    integer::Broken,
+    solver::Placing,
 };
 use crate::model::{
     Placement, Policy, Timestamp, Uid,
@@ -35,6 +36,7 @@ use crate::model::{
     revision::RenderedComponent,
 };
 
+mod bind;
 mod bounds;
 mod columns;
 mod divide;

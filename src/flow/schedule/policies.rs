@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{expression::Expression, profile::Platform, standing::Rules};
+use super::{expression::Expression, filter::Chosen, profile::Platform, standing::Rules};
 use crate::model::{
     application::{Mode, PlacementPolicy, Policy, Topology},
     profile::DEFAULT,
@@ -169,6 +169,11 @@ impl Policies {
         }
         let platform = platform.map(|(_, platform)| platform);
         (key, Rules::new(&self.topologies, self.of(group), expression, platform, counts))
+    }
+
+    /// The clusters that an Application's topologies choose.
+    pub fn chosen(&self) -> Chosen<'_> {
+        Chosen::new(&self.topologies, None)
     }
 
     /// The profile that a group asks for by name.

@@ -130,11 +130,13 @@ fn verbs(kind: &Kind) -> Vec<&'static str> {
 }
 
 pub fn subresources(kind: &Kind) -> Vec<(&'static str, Vec<&'static str>)> {
-    match kind.status {
+    let posted = kind.hooks.posted.iter().map(|name| (*name, vec![Verb::Create.name()]));
+    let status = match kind.status {
         Status::None => vec![],
         Status::Served => vec![("status", [Verb::Get, Verb::Patch, Verb::Update].map(Verb::name).into())],
         Status::HubOnly => vec![("status", vec![Verb::Get.name()])],
-    }
+    };
+    posted.chain(status).collect()
 }
 
 fn resource_v2(kind: &'static Kind) -> Value {

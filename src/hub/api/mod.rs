@@ -4,6 +4,7 @@
 //! Owns: routing, content negotiation, the write pipeline, watches, discovery, and `Status` errors. Must never: decide
 //! where anything runs, write what control owns, or ignore what it does not serve: that is refused in words.
 
+mod bind;
 mod body;
 mod commit;
 mod delete;

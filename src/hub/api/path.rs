@@ -40,6 +40,7 @@ pub struct Target {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subresource {
+    Binding,
     Status,
 }
 
@@ -103,6 +104,7 @@ fn target(group: &str, version: &str, segments: &[&str]) -> Result<Target> {
     let kind = kinds::find(group, version, plural).ok_or_else(Refusal::no_such_path)?;
     let subresource = match subresource {
         None => None,
+        Some("binding") if kind.hooks.posted.contains(&"binding") => Some(Subresource::Binding),
         Some("status") if kind.has_status() => Some(Subresource::Status),
         Some(other) => return Err(Refusal::no_such_subresource(kind, name.as_deref().unwrap_or_default(), other)),
     };
@@ -116,6 +118,9 @@ fn target(group: &str, version: &str, segments: &[&str]) -> Result<Target> {
 /// The verb that a method asks for; `watch` is a GET with a query parameter.
 pub fn verb(method: &Method, target: &Target, watch: bool) -> Result<Verb> {
     let one = target.name.is_some();
+    if target.subresource == Some(Subresource::Binding) {
+        return if *method == Method::POST { Ok(Verb::Create) } else { Err(Refusal::method_unknown()) };
+    }
     Ok(match *method {
         Method::GET | Method::HEAD if watch => Verb::Watch,
         Method::GET | Method::HEAD if one => Verb::Get,

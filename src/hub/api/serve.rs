@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request:
 use serde_json::{Value, json};
 
 use super::{
-    Api, body,
+    Api, bind, body,
     body::{Encoding, Shape},
     delete::{self, DeleteOptions},
     discovery, openapi,
@@ -132,6 +132,7 @@ fn path_of(route: &Result<Route>, path: &str) -> String {
 
 fn attributes_of(target: &Target, verb: Verb) -> Attributes {
     let subresource = match target.subresource {
+        Some(Subresource::Binding) => "binding",
         Some(Subresource::Status) => "status",
         None => "",
     };
@@ -171,7 +172,8 @@ fn serves(target: &Target, verb: Verb) -> Result<()> {
             _ => Err(Refusal::method_unknown()),
         };
     }
-    if kind.serves(verb) {
+    // What its URL takes was told from the method.
+    if kind.serves(verb) || target.subresource == Some(Subresource::Binding) {
         return Ok(());
     }
     let why = kind.refusals.iter().find(|(refused, _)| *refused == verb).map(|(_, why)| *why);
@@ -315,6 +317,9 @@ async fn write(
         _ => {
             let request = write::Request { target, options: query.write_options()?, origin };
             match verb {
+                Verb::Create if target.subresource == Some(Subresource::Binding) => {
+                    bind::bind(api, &request, headers, bytes).await
+                }
                 Verb::Create => write::create(api, &request, headers, bytes).await,
                 Verb::Update => write::update(api, &request, headers, bytes).await,
                 _ => write::patch(api, &request, headers, bytes).await,

@@ -18,7 +18,7 @@ use crate::{
     flow::{
         render::render,
         rollup,
-        schedule::{Problem, Running, Solution, solve_telling},
+        schedule::{Bound, Problem, Running, Solution, bind, solve_telling},
         slice::{self, Cause, Change},
     },
     hub::{
@@ -237,7 +237,14 @@ impl Controller {
             running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
         let problem =
             Problem { now: now.wall, policies, components, previous, running, held, profiles: &self.index.profiles };
-        let solution = solve_telling(&mut self.fleet, &problem, REFUSALS_MAX);
+        let solution = match stored.view.spec.other_scheduler() {
+            Some(scheduler) => {
+                let metadata = &stored.view.metadata;
+                let binding = self.index.bindings.get(&metadata.uid).map(Arc::as_ref);
+                bind(&mut self.fleet, &problem, &Bound { scheduler, generation: metadata.generation, binding })
+            }
+            None => solve_telling(&mut self.fleet, &problem, REFUSALS_MAX),
+        };
         if let Some(broken) = &solution.broken {
             self.effects.push(Effect::Fault(format!("{}: {broken}", stored.view.metadata.object_name())));
         }
@@ -280,7 +287,13 @@ impl Controller {
     ) -> Placement {
         let metadata = &stored.view.metadata;
         let clusters = || previous.rows.iter().map(|row| row.cluster.clone());
-        let agreed = |cluster: Uid| self.brake.agreed(&cluster, &metadata.uid).map(|author| (cluster.clone(), author));
+        // What another scheduler bound elsewhere is its author's to answer for.
+        let bound = self.index.bindings.get(&metadata.uid).filter(|binding| binding.generation == metadata.generation);
+        let bound = bound.filter(|_| stored.view.spec.other_scheduler().is_some());
+        let agreed = |cluster: Uid| {
+            let author = self.brake.agreed(&cluster, &metadata.uid);
+            Some((cluster.clone(), author.or(bound.map(|binding| binding.author.as_str()))?))
+        };
         let nothing = BTreeMap::new();
         slice::place(
             &Change {

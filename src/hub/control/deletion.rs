@@ -74,6 +74,8 @@ impl Controller {
         };
         let snapshots = self.index.snapshots.get(uid).into_iter().flat_map(|snapshots| snapshots.values());
         plan.pieces.extend(snapshots.map(|snapshot| Operation::Delete(snapshot.key.clone())));
+        let binding = self.index.bindings.contains_key(uid).then(|| Record::Binding(uid.clone()).key());
+        plan.pieces.extend(binding.map(Operation::Delete));
         plan.pointer = without_finalizer(&stored.entry.key, stored.entry.modified, stored.object(), WORKS_FINALIZER);
         if let Some(known) = self.index.placements.get(uid) {
             let head = Record::Head(uid.clone()).key();

@@ -82,7 +82,7 @@ impl Controller {
         old
     }
 
-    /// Revisions of Applications that are gone, and reports of what is placed nowhere any more.
+    /// Revisions and bindings of Applications that are gone, and reports of what is placed nowhere any more.
     fn orphans(&self) -> Vec<Key> {
         let known = |application: &Uid| self.index.applications.contains_key(application);
         let snapshots = self.index.snapshots.iter().filter(|(application, _)| !known(application));
@@ -96,6 +96,8 @@ impl Controller {
             let record = |cluster: &Uid| Record::Report { cluster: cluster.clone(), application: application.clone() };
             orphans.extend(strays.map(|cluster| record(cluster).key()));
         }
+        let unbound = self.index.bindings.keys().filter(|application| !known(application));
+        orphans.extend(unbound.map(|application| Record::Binding(application.clone()).key()));
         orphans
     }
 

@@ -19,7 +19,7 @@ use crate::{
         APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, PLACEMENT_PROFILE, application::source_digest,
     },
     model::{
-        Application, Cluster, Digest, Placement, Report, Timestamp, Uid, object::Metadata,
+        Application, Cluster, Digest, Placement, Report, Timestamp, Uid, binding::Binding, object::Metadata,
         revision::Revision as Rendered, token::JoinToken,
     },
     store::{Entry, Key, Revision, object},
@@ -40,6 +40,8 @@ pub struct Index {
     /// Cluster → Applications that have a row there.
     pub tenants: BTreeMap<Uid, BTreeSet<Uid>>,
     pub blobs: Blobs,
+    /// What other schedulers decided, by Application.
+    pub bindings: BTreeMap<Uid, Arc<Binding>>,
     /// What the platform has to say in placements.
     pub profiles: Profiles,
     /// Expiry of join tokens.
@@ -161,6 +163,7 @@ impl Index {
                 self.placements.set_chunk((application, decision, index), entry)
             }
             Some(Record::Report { cluster, application }) => self.read_report(cluster, application, entry, touched),
+            Some(Record::Binding(application)) => self.read_binding(application, entry, touched),
             None if is(&APPLICATION_REVISION) => self.read_snapshot(key, entry),
             None if is(&APPLICATION) => self.read_application(key, entry, touched),
             None if is(&CLUSTER) => self.read_cluster(key, entry, touched),
@@ -270,6 +273,20 @@ impl Index {
             self.reports.remove(&application);
         }
         touched.reports.insert((cluster, application));
+        Ok(())
+    }
+
+    fn read_binding(
+        &mut self,
+        application: Uid,
+        entry: Option<&Entry>,
+        touched: &mut Touched,
+    ) -> Result<(), object::Invalid> {
+        match entry {
+            Some(entry) => drop(self.bindings.insert(application.clone(), Arc::new(object::view(&entry.value)?))),
+            None => drop(self.bindings.remove(&application)),
+        }
+        touched.applications.insert(application);
         Ok(())
     }
 

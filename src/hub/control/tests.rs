@@ -1,5 +1,6 @@
 //! The controller against the store's own state machine and agents of a few lines.
 
+mod binding;
 mod profiles;
 mod reserved;
 mod rules;

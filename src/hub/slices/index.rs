@@ -93,6 +93,8 @@ impl Index {
             Some(Record::Chunk { application, decision, index }) => {
                 self.placements.set_chunk((application, decision, index), entry)
             }
+            // What comes of it is a placement.
+            Some(Record::Binding(_)) => Ok(()),
             Some(Record::Report { cluster, application }) => self.read_report(cluster, application, entry),
             None if key.as_str().starts_with(&keys::prefix(&APPLICATION_REVISION, None)) => {
                 self.read_snapshot(key, entry)

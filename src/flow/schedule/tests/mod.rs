@@ -18,6 +18,7 @@ use crate::model::{
     sketch::Shape,
 };
 
+mod bind;
 mod exact;
 mod policies;
 mod profiles;

@@ -1,5 +1,6 @@
 //! The API over a store in memory, asked by raw requests: what kubectl cannot be made to send.
 
+mod binding;
 mod hostile;
 mod listing;
 mod reviews;
