@@ -409,6 +409,8 @@ pub(super) fn whole(demand: &Demand) -> impl Iterator<Item = (&str, i64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -629,6 +631,57 @@ mod tests {
             }
         }
         waiting
+    }
+
+    /// Cores and memory, in small numbers.
+    type Amounts = [i64; 2];
+
+    fn small(amounts: Amounts) -> Demand {
+        Demand { requests: Resources::of([(CPU, amounts[0]), (MEMORY, amounts[1])]), ..Demand::default() }
+    }
+
+    /// Whether any order and any choice of nodes leaves a pod without one; `pods` are sizes and how many of each.
+    fn strands(nodes: Vec<Amounts>, pods: &[(Amounts, u32)], seen: &mut BTreeSet<(Vec<Amounts>, Vec<u32>)>) -> bool {
+        let state = (nodes.clone(), pods.iter().map(|(_, left)| *left).collect());
+        if !seen.insert(state) {
+            return false;
+        }
+        (0..pods.len()).filter(|&next| pods[next].1 > 0).any(|next| {
+            let size = pods[next].0;
+            let fits = |node: &Amounts| (0..2).all(|resource| node[resource] >= size[resource]);
+            let fitting: Vec<usize> = (0..nodes.len()).filter(|&node| fits(&nodes[node])).collect();
+            fitting.is_empty()
+                || fitting.into_iter().any(|node| {
+                    let (mut nodes, mut pods) = (nodes.clone(), pods.to_vec());
+                    nodes[node] = std::array::from_fn(|resource| nodes[node][resource] - size[resource]);
+                    nodes.sort_unstable();
+                    pods[next].1 -= 1;
+                    strands(nodes, &pods, seen)
+                })
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// The member at its very worst: every order and every choice of nodes is tried.
+        #[test]
+        fn rule_06_no_order_of_the_member_strands_what_is_promised(
+            nodes in prop::collection::vec([0i64..9, 0i64..9], 1..4),
+            asked in prop::collection::vec(([1i64..6, 0i64..6], 1u32..5), 1..4),
+        ) {
+            let shape = |&[cpu, memory]: &Amounts| {
+                let free = Resources::of([(CPU, cpu), (MEMORY, memory), (PODS, 110)]);
+                Shape { count: 1, free, ..Shape::default() }
+            };
+            let mut room = Room::of(&Sketch { shapes: nodes.iter().map(shape).collect(), ..Sketch::default() });
+            let mut promised = Vec::new();
+            for (size, wanted) in asked {
+                let given = wanted.min(room.for_demand(&small(size)));
+                room.take(&small(size), given);
+                promised.push((size, given));
+            }
+            prop_assert!(!strands(nodes, &promised, &mut BTreeSet::new()), "{:?}", promised);
+        }
     }
 
     proptest! {
