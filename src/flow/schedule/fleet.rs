@@ -8,7 +8,10 @@
 //! leaves; then everything derived is dropped. What changes in a cluster is noted in a log, and a column that is asked
 //! for again looks at what was noted since.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +19,7 @@ use super::{
     Room,
     columns::{Columns, Log},
     expression::Expression,
-    filter::View,
+    filter::{Needed, View},
     standing::{Rules, Standings},
 };
 use crate::model::{
@@ -52,6 +55,7 @@ pub struct Fleet {
     joined: BTreeMap<Uid, Candidate>,
     /// A cluster left, and took the ids with it.
     unsettled: bool,
+    deleting: BTreeSet<Id>,
     /// Changes of anything but amounts of room.
     facts: Log,
     rooms: Log,
@@ -132,6 +136,10 @@ impl Fleet {
         let fresh_room = fresh.room.take();
         let facts_changed = *known != fresh || room.is_some() != fresh_room.is_some();
         let room_changed = room != fresh_room;
+        match fresh.deleting {
+            true => drop(self.deleting.insert(id)),
+            false => drop(self.deleting.remove(&id)),
+        }
         *known = Candidate { room: fresh_room, ..fresh };
         if facts_changed {
             self.facts.note(id);
@@ -209,6 +217,8 @@ impl Fleet {
         self.clusters.extend(std::mem::take(&mut self.joined));
         self.clusters.sort_by(|(uid, one), (other_uid, other)| (&one.name, uid).cmp(&(&other.name, other_uid)));
         self.ids = self.clusters.iter().zip(0..).map(|((uid, _), id)| (uid.clone(), id)).collect();
+        let deleting = self.clusters.iter().zip(0..).filter(|((_, candidate), _)| candidate.deleting);
+        self.deleting = deleting.map(|(_, id)| id).collect();
         let bound = self.clusters.len().max(1024);
         (self.facts, self.rooms) = (Log::bounded(bound), Log::bounded(2 * bound));
         (self.capacities, self.ruled, self.standings, self.domains) = Default::default();
@@ -261,24 +271,49 @@ impl Fleet {
         )
     }
 
-    /// How each cluster stands to `rules`, whose text is `key`.
+    /// How each cluster stands to `rules`, whose text is `key`. Where names or a label say who is chosen, only those are
+    /// looked at.
     pub fn standings(&mut self, key: &str, rules: &Rules<'_>, now: Timestamp) -> Arc<Standings> {
-        let Self { clusters, standings, facts, rooms_choose, .. } = self;
-        *rooms_choose |= rules.read_room();
-        if standings.peek(key).is_some_and(|known| !known.holds_at(now)) {
-            standings.forget(key);
+        self.rooms_choose |= rules.read_room();
+        if self.standings.peek(key).is_some_and(|known| !known.holds_at(now)) {
+            self.standings.forget(key);
         }
-        standings.get(
-            key,
-            facts.end,
-            || rules.stand_all(clusters.iter().map(|(uid, cluster)| (uid, cluster)), now),
-            |column, since| {
-                facts.since(since, |id| {
-                    let (uid, cluster) = &clusters[id as usize];
-                    rules.stand(column, id, &View { uid, cluster, now });
-                })
-            },
-        )
+        let (needed, otherwise) = rules.needs().unzip();
+        let looked_at = needed.filter(|_| self.standings.peek(key).is_none()).map(|needed| self.who_has(&needed));
+        let Self { clusters, standings, facts, .. } = self;
+        let at = |id: Id| (id, &clusters[id as usize]);
+        let make = || match looked_at {
+            Some(ids) => rules.stand_all(clusters.len(), otherwise, ids.into_iter().map(at), now),
+            None => rules.stand_all(clusters.len(), None, (0..clusters.len() as Id).map(at), now),
+        };
+        standings.get(key, facts.end, make, |column, since| {
+            facts.since(since, |id| {
+                let (uid, cluster) = &clusters[id as usize];
+                rules.stand(column, id, &View { uid, cluster, now });
+            })
+        })
+    }
+
+    /// Clusters that have what is needed, and those that are being deleted whatever they have; in order.
+    fn who_has(&mut self, needed: &Needed<'_>) -> BTreeSet<Id> {
+        let mut ids = self.deleting.clone();
+        match needed {
+            Needed::Name(names) => {
+                for name in *names {
+                    let first = self.clusters.partition_point(|(_, known)| known.name.as_str() < *name);
+                    let same = self.clusters[first..].iter().take_while(|(_, known)| known.name == *name).count();
+                    ids.extend(first as Id..(first + same) as Id);
+                }
+            }
+            Needed::Label { key, values } => {
+                let domains = self.domain_of(key);
+                let numbers: Vec<u32> =
+                    values.iter().filter_map(|value| domains.numbers.get(*value)).copied().collect();
+                let has = |(of, _): &(&u32, Id)| numbers.contains(of);
+                ids.extend(domains.of.iter().zip(0..).filter(has).map(|(_, id)| id));
+            }
+        }
+        ids
     }
 
     /// An expression, read once.
@@ -288,8 +323,11 @@ impl Fleet {
 
     /// Which group of a spread constraint each cluster is in. Clusters themselves are no column: each is its own group.
     pub fn domains(&mut self, by: &str) -> Arc<Domains> {
+        self.domain_of(label_of(by))
+    }
+
+    fn domain_of(&mut self, key: &str) -> Arc<Domains> {
         let Self { clusters, domains, facts, .. } = self;
-        let key = label_of(by);
         let value = |id: Id| clusters[id as usize].1.labels.get(key).map(String::as_str);
         let make = || {
             let mut column = Domains { of: vec![Domains::NONE; clusters.len()], ..Domains::default() };

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     expression::Expression,
-    filter::{Chosen, Filter, Holds, Membership, Sketched, Taints, Verdict, View},
+    filter::{Chosen, Filter, Holds, Membership, Needed, Sketched, Taints, Verdict, View},
     fleet::{Candidate, Id},
     profile::Platform,
     score::{Preferred, Score},
@@ -77,6 +77,8 @@ pub struct Rules<'p> {
     policy: Option<&'p PlacementPolicy>,
     /// In the order in which they speak.
     filters: Vec<Arc<dyn Filter + 'p>>,
+    /// Of those, the one by which most clusters are no candidates.
+    chosen: Option<Arc<Chosen<'p>>>,
     /// The policy's own, each already weighed.
     preferences: Vec<Preferred<'p>>,
     /// The platform's.
@@ -154,8 +156,9 @@ impl<'p> Rules<'p> {
         counts: bool,
     ) -> Self {
         let mut filters: Vec<Arc<dyn Filter + 'p>> = vec![Arc::new(Membership)];
-        if policy.is_some() || !topologies.is_empty() {
-            filters.push(Arc::new(Chosen::new(topologies, policy)));
+        let chosen = (policy.is_some() || !topologies.is_empty()).then(|| Arc::new(Chosen::new(topologies, policy)));
+        if let Some(chosen) = &chosen {
+            filters.push(chosen.clone());
         }
         if let Some(expression) = expression {
             filters.push(Arc::new(Holds(expression)));
@@ -174,7 +177,7 @@ impl<'p> Rules<'p> {
         let preferences = policy.iter().flat_map(|policy| &policy.preferences).map(Preferred).collect();
         let scores = platform.map(|platform| platform.scores.as_slice()).unwrap_or_default();
         let reads_time = filters.iter().any(|filter| filter.reads_time());
-        Self { policy, filters, preferences, scores, taints, reads_time }
+        Self { policy, filters, chosen, preferences, scores, taints, reads_time }
     }
 
     /// Whether what they say of a cluster changes with its room.
@@ -182,18 +185,29 @@ impl<'p> Rules<'p> {
         self.filters.iter().any(|filter| filter.reads_room()) || self.scores.iter().any(|(score, _)| score.reads_room())
     }
 
-    pub fn stand_all<'c>(&self, clusters: impl Iterator<Item = (&'c Uid, &'c Candidate)>, now: Timestamp) -> Standings {
+    /// What every cluster that is no candidate by its name or labels lacks, and the reason of all that lack it but those
+    /// that are being deleted.
+    pub fn needs(&self) -> Option<(Needed<'_>, Why)> {
+        self.chosen.as_ref()?.needs()
+    }
+
+    /// A column over `len` clusters, of which `looked_at` are looked at; all others leave for the reason `otherwise`.
+    pub fn stand_all<'c>(
+        &self,
+        len: usize,
+        otherwise: Option<Why>,
+        looked_at: impl Iterator<Item = (Id, &'c (Uid, Candidate))>,
+        now: Timestamp,
+    ) -> Standings {
         let mut column = Standings { meanings: vec![Standing::Open], ..Standings::default() };
-        for ((uid, cluster), id) in clusters.zip(0..) {
-            column.codes.push(Standings::OPEN);
-            if let Some(policy) = self.policy {
-                if !policy.weights.is_empty() {
-                    column.weights.push(0);
-                }
-                if !policy.limits.is_empty() {
-                    column.limits.push(Limit::NONE);
-                }
-            }
+        let code = otherwise.map_or(Standings::OPEN, |why| column.code(Standing::Leaves(why)));
+        column.codes = vec![code; len];
+        if let Some(policy) = self.policy {
+            column.weights = vec![0; if policy.weights.is_empty() { 0 } else { len }];
+            column.limits = vec![Limit::NONE; if policy.limits.is_empty() { 0 } else { len }];
+        }
+        column.as_of = self.reads_time.then_some(now);
+        for (id, (uid, cluster)) in looked_at {
             self.stand(&mut column, id, &View { uid, cluster, now });
         }
         column
@@ -213,17 +227,27 @@ impl<'p> Rules<'p> {
             Standing::Open => Standings::OPEN,
             other => column.code(other),
         };
-        let cluster = view.cluster;
-        let Some(policy) = self.policy else {
-            return self.set_tier(column, id, 0, view);
-        };
-        let group = policy.groups.iter().position(|group| group.target.chooses(cluster)).unwrap_or_default();
-        self.set_tier(column, id, group as u16, view);
+        self.rank(column, id, view);
+    }
+
+    /// Its place, weight and bounds. Who is no candidate has none.
+    fn rank(&self, column: &mut Standings, id: Id, view: &View<'_>) {
+        let candidate = matches!(column.of(id), Standing::Open | Standing::Keeps(_));
+        let policy = self.policy.filter(|_| candidate);
+        let chooses = |target: &ClusterSet| target.chooses(view.cluster);
+        let group = policy.and_then(|policy| policy.groups.iter().position(|group| chooses(&group.target)));
+        let tier = if candidate { self.tier(group.unwrap_or_default() as u16, view) } else { Tier::default() };
+        // As long as all are alike there is no column.
+        if !column.tiers.is_empty() || tier != Tier::default() {
+            column.tiers.resize(column.codes.len(), Tier::default());
+            column.tiers[id as usize] = tier;
+        }
         if let Some(weight) = column.weights.get_mut(id as usize) {
-            *weight = policy.weights.iter().find(|rule| rule.target.chooses(cluster)).map_or(0, |rule| rule.weight);
+            let rule = policy.and_then(|policy| policy.weights.iter().find(|rule| chooses(&rule.target)));
+            *weight = rule.map_or(0, |rule| rule.weight);
         }
         if let Some(limit) = column.limits.get_mut(id as usize) {
-            let rule = policy.limits.iter().find(|rule| rule.target.chooses(cluster));
+            let rule = policy.and_then(|policy| policy.limits.iter().find(|rule| chooses(&rule.target)));
             *limit = rule
                 .map_or(Limit::NONE, |rule| Limit { min: rule.min.unwrap_or(0), max: rule.max.unwrap_or(u32::MAX) });
         }
@@ -246,7 +270,7 @@ impl<'p> Rules<'p> {
         told
     }
 
-    fn set_tier(&self, column: &mut Standings, id: Id, group: u16, view: &View<'_>) {
+    fn tier(&self, group: u16, view: &View<'_>) -> Tier {
         let avoided = self.taints.as_ref().is_some_and(|taints| taints.avoids(view.cluster));
         let mut tier = Tier { group, avoided, ..Tier::default() };
         for preference in &self.preferences {
@@ -259,11 +283,7 @@ impl<'p> Rules<'p> {
             let worth = score.of(view).unwrap_or(-SCORE_MAX);
             tier.demerit = tier.demerit.saturating_sub(worth.saturating_mul(i64::from(*weight)));
         }
-        // As long as all are alike there is no column.
-        if !column.tiers.is_empty() || tier != Tier::default() {
-            column.tiers.resize(column.codes.len(), Tier::default());
-            column.tiers[id as usize] = tier;
-        }
+        tier
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     model::{
         application::{PlacementPolicy, Topology},
         placement::Why,
-        selector::LabelSelector,
+        selector::{LabelSelector, Operator},
     },
 };
 
@@ -21,6 +21,17 @@ pub struct Chosen<'p> {
     beyond: Option<Why>,
     policy: Option<&'p PlacementPolicy>,
     names: BTreeSet<&'p str>,
+}
+
+/// What a cluster must have to be chosen.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Needed<'a> {
+    Name(&'a BTreeSet<&'a str>),
+    /// The label `key` with one of `values`.
+    Label {
+        key: &'a str,
+        values: Vec<&'a str>,
+    },
 }
 
 impl<'p> Chosen<'p> {
@@ -37,6 +48,21 @@ impl<'p> Chosen<'p> {
         let beyond = topologies.iter().map(why).reduce(either);
         let names = policy.map(|policy| names(&policy.target.clusters)).unwrap_or_default();
         Self { topologies, beyond, policy, names }
+    }
+
+    /// What every cluster that is chosen has, where that can be looked up, and what all others are told.
+    pub fn needs(&self) -> Option<(Needed<'_>, Why)> {
+        let by_names = |names| Some((Needed::Name(names), Why::NotNamed));
+        match &self.topologies[..] {
+            [(names, selector)] if names.is_empty() => Some((label(selector)?, self.beyond.clone()?)),
+            [(names, _)] => by_names(names),
+            [] if !self.names.is_empty() => by_names(&self.names),
+            [] => {
+                let selector = self.policy?.target.cluster_selector.as_ref()?;
+                Some((label(selector)?, mismatch(selector)))
+            }
+            _ => None,
+        }
     }
 
     fn refuses(&self, cluster: &Candidate) -> Option<Why> {
@@ -73,6 +99,14 @@ impl Filter for Chosen<'_> {
 
 fn names(names: &[String]) -> BTreeSet<&str> {
     names.iter().map(String::as_str).collect()
+}
+
+fn label(selector: &LabelSelector) -> Option<Needed<'_>> {
+    if let Some((key, value)) = selector.match_labels.first_key_value() {
+        return Some(Needed::Label { key, values: vec![value] });
+    }
+    let listed = selector.match_expressions.iter().find(|rule| rule.operator == Operator::In)?;
+    Some(Needed::Label { key: &listed.key, values: listed.values.iter().map(String::as_str).collect() })
 }
 
 fn mismatch(selector: &LabelSelector) -> Why {

@@ -18,7 +18,12 @@ mod sketch;
 mod taints;
 
 pub use self::{
-    chosen::Chosen, expression::Holds, headroom::Headroom, membership::Membership, rule::Rule, sketch::Sketched,
+    chosen::{Chosen, Needed},
+    expression::Holds,
+    headroom::Headroom,
+    membership::Membership,
+    rule::Rule,
+    sketch::Sketched,
     taints::Taints,
 };
 

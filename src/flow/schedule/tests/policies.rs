@@ -575,3 +575,69 @@ proptest! {
         }
     }
 }
+
+/// Who may be chosen by a name or a label is looked up; what comes of it is what looking at each cluster gives.
+#[test]
+fn what_is_looked_up_is_what_looking_at_every_cluster_gives() {
+    let texts = [
+        ("topology", json!({"clusters": ["c1", "c7", "nobody"]})),
+        ("topology", json!({"clusterLabelSelector": {"tier": "1", "ring": "0"}})),
+        ("topology", json!({"clusterLabelSelector": {}})),
+        ("placement", json!({"clusterSelector": {"matchLabels": {"tier": "2"}}})),
+        ("placement", json!({"clusters": ["c2", "c3"], "clusterSelector": {"matchLabels": {"tier": "2"}}})),
+        (
+            "placement",
+            json!({
+                "clusterSelector": {"matchExpressions": [
+                    {"key": "ring", "operator": "Exists"},
+                    {"key": "tier", "operator": "In", "values": ["0", "2", "9"]},
+                ]},
+                "groups": [{"name": "first", "clusters": ["c3"]}, {"name": "rest", "clusterSelector": {}}],
+                "division": "Weighted",
+                "weights": [{"clusters": ["c0", "c3"], "weight": 7}, {"clusterSelector": {}, "weight": 1}],
+                "limits": [{"clusters": ["c6"], "max": 3}],
+                "preferences": [{"by": "ring", "order": "Lowest"}],
+            }),
+        ),
+    ];
+    let candidate = |number: usize| {
+        let mut candidate = cluster(&format!("c{number}"), 5);
+        let labels =
+            [("tier", number % 3), ("ring", number % 2)].map(|(key, value)| (key.to_owned(), value.to_string()));
+        candidate.labels = labels.into();
+        candidate.deleting = number == 4 || number == 6;
+        candidate.cordoned = number == 3;
+        candidate.taints = if number == 5 { vec![taint("t", TaintEffect::PreferNoSchedule, 0)] } else { Vec::new() };
+        candidate
+    };
+    for (type_, mut properties) in texts {
+        if type_ == "placement" {
+            properties["mode"] = "Divided".into();
+        }
+        let (topologies, placement) = match type_ {
+            "topology" => (vec![serde_json::from_value(properties.clone()).expect("a topology")], None),
+            _ => (Vec::new(), Some(serde_json::from_value(properties.clone()).expect("a placement"))),
+        };
+        let rules = standing::Rules::new(&topologies, placement.as_ref(), None, None, true);
+        let mut fleet = Fleet::of((0..9).map(|number| (uid_of(&format!("c{number}")), candidate(number))));
+        let now = Timestamp::from_seconds(0);
+        for change in 0..3 {
+            // A column that is kept is brought up to date cluster by cluster.
+            let kept = fleet.standings("kept", &rules, now);
+            let fresh = fleet.standings(&format!("fresh {change}"), &rules, now);
+            let all: Vec<(Uid, Candidate)> = fleet.iter().map(|(uid, known)| (uid.clone(), known.clone())).collect();
+            let each = rules.stand_all(all.len(), None, (0..).zip(&all), now);
+            for id in 0..all.len() as fleet::Id {
+                let of = |column: &standing::Standings| {
+                    (column.of(id).clone(), column.tier(id), column.weight(id), column.limit(id))
+                };
+                assert_eq!(of(&fresh), of(&each), "{properties}: {}", all[id as usize].1.name);
+                assert_eq!(of(&kept), of(&each), "{properties}: {}", all[id as usize].1.name);
+            }
+            let mut changed = candidate(change + 3);
+            changed.labels.insert("tier".into(), "2".into());
+            changed.deleting = change == 0;
+            fleet.upsert(&uid_of(&changed.name.clone()), changed);
+        }
+    }
+}
