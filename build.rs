@@ -3,8 +3,13 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files =
-        ["hanse/v1/agents.proto", "hanse/v1/desk.proto", "hanse/v1/joining.proto", "hanse/peers/v1/peers.proto"];
+    let files = [
+        "hanse/v1/agents.proto",
+        "hanse/v1/desk.proto",
+        "hanse/v1/joining.proto",
+        "hanse/peers/v1/peers.proto",
+        "hanse/placement/v1/plugin.proto",
+    ];
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build.rs");
     let descriptors = protox::compile(files, ["proto"])?;

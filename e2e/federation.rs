@@ -135,6 +135,11 @@ impl Federation {
         self.hub.take().expect("the hub runs").stop().success()
     }
 
+    /// What the hub keeps.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
     /// kubectl as the hub's admin.
     pub fn kubectl(&self) -> Kubectl {
         kubectl(&self.kubeconfig)

@@ -35,5 +35,6 @@ mod scenarios_burst;
 mod scenarios_joining;
 mod scenarios_outage;
 mod scenarios_placement;
+mod scenarios_plugins;
 mod smoke;
 mod store_crash;

@@ -40,6 +40,8 @@ pub struct Facts<'a> {
     pub clusters: &'a BTreeMap<Uid, Truth>,
     /// Why the newest spec could not be rendered; empty where it was.
     pub faults: &'a [FieldError],
+    /// Why the placement was decided without what a plug-in says.
+    pub plugin: Option<&'a str>,
     /// Removals that wait for a person's yes, in words, by cluster name.
     pub held: &'a BTreeMap<String, String>,
 }
@@ -233,13 +235,19 @@ fn conditions(now: Now, facts: &Facts<'_>, progress: &Progress<'_>) -> Condition
     set("Ready", progress.ready());
     set("Reconciling", progress.reconciling());
     set("Stalled", progress.stalled());
-    match facts.held.is_empty() {
-        false => {
-            let words: Vec<_> = facts.held.iter().map(|(cluster, words)| format!("{cluster}: {words}")).collect();
-            set("RemovalsHeld", (Truth::True, "NotConfirmed", words.join("; ")));
-        }
-        true => conditions.0.retain(|condition| condition.type_ != "RemovalsHeld"),
+    if let Some(why) = facts.plugin {
+        set("PluginFailed", (Truth::True, "NoAnswer", why.to_owned()));
     }
+    if !facts.held.is_empty() {
+        let words: Vec<_> = facts.held.iter().map(|(cluster, words)| format!("{cluster}: {words}")).collect();
+        set("RemovalsHeld", (Truth::True, "NotConfirmed", words.join("; ")));
+    }
+    // These are there only while they hold.
+    conditions.0.retain(|condition| match condition.type_.as_str() {
+        "PluginFailed" => facts.plugin.is_some(),
+        "RemovalsHeld" => !facts.held.is_empty(),
+        _ => true,
+    });
     conditions
 }
 

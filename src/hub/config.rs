@@ -10,7 +10,7 @@ pub const PEER_LISTEN: &str = "127.0.0.1:6461";
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Everything the hub keeps: `store/`, `pki/`, `replica.json`, `admin.kubeconfig`, `tokens.csv`, `audit.log`.
+    /// Everything the hub keeps: `store/`, `pki/`, `plugins/`, `replica.json`, `admin.kubeconfig`, `tokens.csv`, `audit.log`.
     pub dir: PathBuf,
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod listen;
 pub mod peers;
 pub mod pki;
+mod plugins;
 pub mod records;
 mod replica;
 pub mod slices;
@@ -84,6 +85,7 @@ impl Hub {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let now = Timestamp(jiff::Timestamp::now());
         make_directory(&config.dir)?;
+        make_directory(&config.dir.join("plugins"))?;
         let listener = TcpListener::bind(&config.listen).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
@@ -118,7 +120,11 @@ impl Hub {
         // A store without replicas has nobody else to lead.
         let alone = || watch::channel(Leadership { term: 1, leader: Some(ALONE), here: true }).1;
         let leadership = replica.as_ref().map_or_else(alone, |running| running.replica.leadership());
-        let settings = control::Settings { grace_ms: config.grace.as_millis() as u64, ..Default::default() };
+        let settings = control::Settings {
+            grace_ms: config.grace.as_millis() as u64,
+            plugins: Some(config.dir.join("plugins")),
+            ..Default::default()
+        };
         let leading = control::run(store.clone(), settings, leadership.clone(), reception.clone(), stop.clone());
         tasks.spawn(named("control", leading));
         let beats = Beats::default();

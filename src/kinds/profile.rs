@@ -6,7 +6,7 @@ use super::{
     Backing, Hooks, Kind, NameRule, Scope, Status, Verb, age,
     cluster::{GROUP, VERSION, text_column},
     metadata, name,
-    schema::Schema,
+    schema::{Format, Schema},
 };
 use crate::model::{GroupVersionKind, profile::SCORE_MAX};
 
@@ -88,7 +88,29 @@ fn spec() -> Schema {
         ("best", range()),
         ("weight", Schema::integer().minimum(1).maximum(WEIGHT_MAX).or(json!(1))),
     ]);
+    let plugin = Schema::object([
+        (
+            "socket",
+            Schema::string()
+                .format(Format::DnsLabel)
+                .describe("Of the unix socket plugins/NAME.sock in the directory of each replica of the hub."),
+        ),
+        (
+            "timeoutMilliseconds",
+            Schema::integer().minimum(1).maximum(2_000).or(json!(200)).describe("Within which it has to answer."),
+        ),
+        (
+            "failurePolicy",
+            Schema::string().choices(["Ignore", "Keep"]).describe(
+                "Without an answer to go by. Ignore: decided as if there were no plug-in. Keep: all stays where it is.",
+            ),
+        ),
+        ("weight", Schema::integer().minimum(1).maximum(WEIGHT_MAX).or(json!(1)).describe("Of its score.")),
+    ])
+    .required(["socket", "failurePolicy"])
+    .describe("A process beside the hub that filters and scores, too: docs/reference/placement-plugins.md");
     Schema::object([
+        ("plugin", plugin),
         (
             "filters",
             Schema::array(filter).length_max(RULES_MAX).describe(

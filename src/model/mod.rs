@@ -18,6 +18,7 @@ pub mod node;
 pub mod note;
 pub mod object;
 pub mod placement;
+pub mod plugin;
 pub mod pointer;
 pub mod profile;
 pub mod protocol;

@@ -118,6 +118,8 @@ pub enum Why {
     RuleFailed { expression: String, detail: String },
     #[error("{free} % of its {resource} are free, and the platform keeps {percent} % free")]
     NoHeadroom { resource: String, free: i64, percent: u32 },
+    #[error("{message} (a plug-in of the platform)")]
+    PluginRefused { message: String },
 }
 
 impl Why {
@@ -146,6 +148,7 @@ impl Why {
             Self::RuleFalse { .. } => "RuleFalse",
             Self::RuleFailed { .. } => "RuleFailed",
             Self::NoHeadroom { .. } => "NoHeadroom",
+            Self::PluginRefused { .. } => "PluginRefused",
         }
     }
 }

@@ -17,6 +17,30 @@ pub struct ProfileSpec {
     /// Who gets it first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRule>,
+    /// A process beside the hub that is asked, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PluginRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginRule {
+    /// The name of its unix socket in the hub's own directory, `plugins/NAME.sock`.
+    pub socket: String,
+    /// Within which it has to answer.
+    pub timeout_milliseconds: u32,
+    /// What a decision does without an answer.
+    pub failure_policy: FailurePolicy,
+    /// Of its score.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailurePolicy {
+    /// Decides as if there were no plug-in.
+    Ignore,
+    /// Leaves all where it is.
+    Keep,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ mod desk;
 mod join;
 pub mod limits;
 mod parts;
+pub mod plugin;
 mod sketch;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,12 @@ pub use join::{Identity, JoinAnswer, JoinCall, RenewCall};
 #[allow(clippy::all)]
 pub mod proto {
     tonic::include_proto!("hanse.v1");
+}
+
+/// Generated code: what the hub asks placement plug-ins.
+#[allow(clippy::all)]
+pub mod placement_proto {
+    tonic::include_proto!("hanse.placement.v1");
 }
 
 /// Why a message is not a value of the model. Whoever sent it is broken or hostile.

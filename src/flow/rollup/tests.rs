@@ -132,6 +132,7 @@ impl Scene {
                 reports: &self.reports,
                 clusters: &self.clusters,
                 faults: &self.faults,
+                plugin: None,
                 held: &self.held,
             },
         )

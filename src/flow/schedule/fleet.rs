@@ -279,13 +279,17 @@ impl Fleet {
             self.standings.forget(key);
         }
         let (needed, otherwise) = rules.needs().unzip();
-        let looked_at = needed.filter(|_| self.standings.peek(key).is_none()).map(|needed| self.who_has(&needed));
+        let fresh = rules.are_of_one_decision() || self.standings.peek(key).is_none();
+        let looked_at = needed.filter(|_| fresh).map(|needed| self.who_has(&needed));
         let Self { clusters, standings, facts, .. } = self;
         let at = |id: Id| (id, &clusters[id as usize]);
         let make = || match looked_at {
             Some(ids) => rules.stand_all(clusters.len(), otherwise, ids.into_iter().map(at), now),
             None => rules.stand_all(clusters.len(), None, (0..clusters.len() as Id).map(at), now),
         };
+        if rules.are_of_one_decision() {
+            return Arc::new(make());
+        }
         standings.get(key, facts.end, make, |column, since| {
             facts.since(since, |id| {
                 let (uid, cluster) = &clusters[id as usize];

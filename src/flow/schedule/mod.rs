@@ -22,6 +22,7 @@ pub use self::{
     bind::{Bound, bind},
     fleet::{Candidate, Fleet},
     profile::{Profile, Profiles},
+    question::{Ask, questions},
     record::Record,
     room::Room,
 };
@@ -49,6 +50,7 @@ mod floating;
 mod integer;
 mod policies;
 mod profile;
+mod question;
 pub mod record;
 pub mod room;
 mod score;

@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{expression::Expression, filter::Chosen, profile::Platform, standing::Rules};
+use super::{expression::Expression, filter::Chosen, profile::Found, standing::Rules};
 use crate::model::{
     application::{Mode, PlacementPolicy, Policy, Topology},
     profile::DEFAULT,
@@ -153,7 +153,7 @@ impl Policies {
         &'p self,
         group: &Group<'_>,
         expression: Option<Arc<Result<Expression, String>>>,
-        platform: Option<(&str, &'p Platform)>,
+        found: Option<Found<'p>>,
     ) -> (String, Rules<'p>) {
         let counts = group.components.iter().any(|component| component.demand.is_some());
         let topologies = self.texts[..self.topologies.len()].iter();
@@ -163,12 +163,11 @@ impl Policies {
             key.push(mark);
             key.push_str(text);
         }
-        if let Some((text, _)) = platform {
+        if let Some(found) = found {
             key.push('f');
-            key.push_str(text);
+            key.push_str(found.text);
         }
-        let platform = platform.map(|(_, platform)| platform);
-        (key, Rules::new(&self.topologies, self.of(group), expression, platform, counts))
+        (key, Rules::new(&self.topologies, self.of(group), expression, found, counts))
     }
 
     /// The clusters that an Application's topologies choose.

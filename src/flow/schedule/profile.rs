@@ -10,14 +10,30 @@ use serde_json::Value;
 
 use super::{
     expression::Expression,
-    filter::{Filter, Headroom, Rule},
+    filter::{Asked, Filter, Headroom, Rule},
     score::{Balanced, InRange, LeastAllocated, MostAllocated, Score, Worth},
 };
-use crate::model::profile::{DEFAULT, FilterRule, ProfileSpec, ScoreRule};
+use crate::model::{
+    plugin::Answered,
+    profile::{DEFAULT, FailurePolicy, FilterRule, PluginRule, ProfileSpec, ScoreRule},
+};
 
-/// Profiles by name.
+/// Profiles by name, and what their plug-ins answered.
 #[derive(Debug, Clone, Default)]
-pub struct Profiles(BTreeMap<String, Arc<Profile>>);
+pub struct Profiles {
+    known: BTreeMap<String, Arc<Profile>>,
+    answers: BTreeMap<String, Answered>,
+}
+
+/// What a component goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'p> {
+    /// Those that read alike decide alike, as long as no plug-in is asked.
+    pub text: &'p str,
+    pub platform: &'p Platform,
+    /// What the plug-in said, and the weight of it.
+    pub judged: Option<(Asked<'p>, u32)>,
+}
 
 /// One profile, as stored and as read.
 #[derive(Debug)]
@@ -36,40 +52,69 @@ pub struct Platform {
     pub taints: bool,
     pub filters: Vec<Arc<dyn Filter>>,
     pub scores: Vec<(Arc<dyn Score>, u32)>,
+    plugin: Option<PluginRule>,
 }
 
 impl Profiles {
     pub fn insert(&mut self, name: &str, profile: Profile) {
-        self.0.insert(name.to_owned(), Arc::new(profile));
+        self.known.insert(name.to_owned(), Arc::new(profile));
     }
 
     pub fn remove(&mut self, name: &str) {
-        self.0.remove(name);
+        self.known.remove(name);
+    }
+
+    /// With what the plug-ins answered, by profile.
+    pub fn with(&self, answers: BTreeMap<String, Answered>) -> Self {
+        Self { known: self.known.clone(), answers }
+    }
+
+    pub fn answers(&self) -> &BTreeMap<String, Answered> {
+        &self.answers
     }
 
     /// Name and `spec`, for keeping and reading again.
     pub fn sources(&self) -> BTreeMap<String, Value> {
-        self.0.iter().map(|(name, profile)| (name.clone(), profile.source.clone())).collect()
+        self.known.iter().map(|(name, profile)| (name.clone(), profile.source.clone())).collect()
     }
 
     pub fn of(sources: &BTreeMap<String, Value>) -> Self {
-        Self(sources.iter().map(|(name, source)| (name.clone(), Arc::new(Profile::of(source)))).collect())
+        let known = sources.iter().map(|(name, source)| (name.clone(), Arc::new(Profile::of(source)))).collect();
+        Self { known, answers: BTreeMap::new() }
     }
 
-    /// What a component goes by whose policy asks for `name`, with the text that it is known by; nothing where it asks for
-    /// none and there is no default. The error says why nobody can tell.
-    pub fn find(&self, name: Option<&str>) -> Result<Option<(&str, &Platform)>, String> {
+    pub fn have_plugins(&self) -> bool {
+        self.known.keys().any(|name| self.plugin(name).is_some())
+    }
+
+    /// The plug-in that a profile asks.
+    pub fn plugin(&self, name: &str) -> Option<&PluginRule> {
+        self.known.get(name)?.read.as_ref().ok()?.plugin.as_ref()
+    }
+
+    /// What a component goes by whose policy asks for `name`; nothing where it asks for none and there is no default. The
+    /// error says why nobody can tell.
+    pub fn find(&self, name: Option<&str>) -> Result<Option<Found<'_>>, String> {
         let asked = name.unwrap_or(DEFAULT);
-        let Some(profile) = self.0.get(asked) else {
+        let Some(profile) = self.known.get(asked) else {
             return match name {
                 Some(name) => Err(format!("there is no PlacementProfile {name:?}")),
                 None => Ok(None),
             };
         };
-        match &profile.read {
-            Ok(platform) => Ok(Some((&profile.text, platform))),
-            Err(fault) => Err(format!("the PlacementProfile {asked:?} cannot be carried out: {fault}")),
+        let faulty = |fault: &String| format!("the PlacementProfile {asked:?} cannot be carried out: {fault}");
+        let platform = profile.read.as_ref().map_err(faulty)?;
+        let mut found = Found { text: &profile.text, platform, judged: None };
+        if let Some(plugin) = &platform.plugin {
+            let failed = |why: &str| format!("the plug-in of the PlacementProfile {asked:?} gave no answer: {why}");
+            match (self.answers.get(asked), plugin.failure_policy) {
+                (Some(Answered::Judged(judgements)), _) => found.judged = Some((Asked(judgements), plugin.weight)),
+                (_, FailurePolicy::Ignore) => {}
+                (Some(Answered::Failed(why)), FailurePolicy::Keep) => return Err(failed(why)),
+                (None, FailurePolicy::Keep) => return Err(failed("it was not asked")),
+            }
         }
+        Ok(Some(found))
     }
 }
 
@@ -87,7 +132,7 @@ impl Profile {
 
 impl Platform {
     fn read(spec: &ProfileSpec) -> Result<Self, String> {
-        let mut platform = Self { taints: true, filters: Vec::new(), scores: Vec::new() };
+        let mut platform = Self { taints: true, filters: Vec::new(), scores: Vec::new(), plugin: spec.plugin.clone() };
         for rule in &spec.filters {
             match rule {
                 FilterRule::Taints { enabled } => platform.taints = *enabled,

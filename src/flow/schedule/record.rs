@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Candidate, Fleet, Problem, Profiles, Running, Solution, solve};
-use crate::model::{Placement, Policy, Timestamp, Uid, revision::RenderedComponent};
+use crate::model::{Placement, Policy, Timestamp, Uid, plugin::Answered, revision::RenderedComponent};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,6 +23,9 @@ pub struct Record {
     /// By name: the `spec` of each profile.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub profiles: BTreeMap<String, Value>,
+    /// By profile: what its plug-in said.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answers: BTreeMap<String, Answered>,
     pub fleet: BTreeMap<Uid, Candidate>,
 }
 
@@ -47,6 +50,7 @@ impl Record {
             running: problem.running.map(running),
             held: problem.held.clone(),
             profiles: problem.profiles.sources(),
+            answers: problem.profiles.answers().clone(),
             fleet: fleet.iter().map(|(uid, candidate)| (uid.clone(), candidate.clone())).collect(),
         }
     }
@@ -62,7 +66,7 @@ impl Record {
             previous: self.previous.as_ref(),
             running,
             held: &self.held,
-            profiles: &Profiles::of(&self.profiles),
+            profiles: &Profiles::of(&self.profiles).with(self.answers.clone()),
         };
         solve(&mut Fleet::of(self.fleet.clone()), &problem)
     }

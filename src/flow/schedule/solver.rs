@@ -11,7 +11,7 @@ use super::{
     fleet::{Fleet, Id},
     integer::Broken,
     policies::{Group, Policies, Spread},
-    profile::Platform,
+    profile::Found,
     standing::{Standing, Standings},
     whole::word,
 };
@@ -121,14 +121,14 @@ impl<'a> Solver<'a> {
     }
 
     fn place(&mut self, policies: &Policies, group: &Group<'a>) -> Placing {
-        let platform = match self.problem.profiles.find(policies.profile(group)) {
-            Ok(platform) => platform,
+        let found = match self.problem.profiles.find(policies.profile(group)) {
+            Ok(found) => found,
             Err(fault) => {
                 self.change_nothing(&group.components, &fault);
                 return self.placing(policies, group, None);
             }
         };
-        let placing = self.placing(policies, group, platform);
+        let placing = self.placing(policies, group, found);
         let named = policies.named(group);
         let strangers: Vec<&str> = named.into_iter().filter(|name| self.fleet.named(name).is_none()).collect();
         for component in &group.components {
@@ -153,10 +153,10 @@ impl<'a> Solver<'a> {
         placing
     }
 
-    fn placing(&mut self, policies: &Policies, group: &Group<'a>, platform: Option<(&str, &Platform)>) -> Placing {
+    fn placing(&mut self, policies: &Policies, group: &Group<'a>, found: Option<Found<'_>>) -> Placing {
         let expression = policies.of(group).and_then(|policy| policy.expression.as_deref());
         let expression = expression.map(|text| self.fleet.expression(text));
-        let (key, rules) = policies.rules(group, expression, platform);
+        let (key, rules) = policies.rules(group, expression, found);
         let standings = self.fleet.standings(&key, &rules, self.problem.now);
         let mut over = BTreeMap::new();
         for id in self.problem.held.iter().filter_map(|uid| self.fleet.id(uid)) {

@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     expression::Expression,
-    filter::{Chosen, Filter, Holds, Membership, Needed, Sketched, Taints, Verdict, View},
+    filter::{Asked, Chosen, Filter, Holds, Membership, Needed, Sketched, Taints, Verdict, View},
     fleet::{Candidate, Id},
-    profile::Platform,
+    profile::Found,
     score::{Preferred, Score},
 };
 use crate::model::{
@@ -83,6 +83,8 @@ pub struct Rules<'p> {
     preferences: Vec<Preferred<'p>>,
     /// The platform's.
     scores: &'p [(Arc<dyn Score>, u32)],
+    /// What a plug-in said, for this decision alone.
+    judged: Option<(Asked<'p>, u32)>,
     /// Where taints count.
     taints: Option<Arc<Taints<'p>>>,
     reads_time: bool,
@@ -152,9 +154,11 @@ impl<'p> Rules<'p> {
         topologies: &'p [Topology],
         policy: Option<&'p PlacementPolicy>,
         expression: Option<Arc<Result<Expression, String>>>,
-        platform: Option<&'p Platform>,
+        found: Option<Found<'p>>,
         counts: bool,
     ) -> Self {
+        let platform = found.map(|found| found.platform);
+        let judged = found.and_then(|found| found.judged);
         let mut filters: Vec<Arc<dyn Filter + 'p>> = vec![Arc::new(Membership)];
         let chosen = (policy.is_some() || !topologies.is_empty()).then(|| Arc::new(Chosen::new(topologies, policy)));
         if let Some(chosen) = &chosen {
@@ -171,13 +175,21 @@ impl<'p> Rules<'p> {
         for filter in platform.iter().flat_map(|platform| &platform.filters) {
             filters.push(filter.clone());
         }
+        if let Some((asked, _)) = judged {
+            filters.push(Arc::new(asked));
+        }
         if counts {
             filters.push(Arc::new(Sketched));
         }
         let preferences = policy.iter().flat_map(|policy| &policy.preferences).map(Preferred).collect();
         let scores = platform.map(|platform| platform.scores.as_slice()).unwrap_or_default();
         let reads_time = filters.iter().any(|filter| filter.reads_time());
-        Self { policy, filters, chosen, preferences, scores, taints, reads_time }
+        Self { policy, filters, chosen, preferences, scores, judged, taints, reads_time }
+    }
+
+    /// Whether nobody else will stand to them as this decision does.
+    pub fn are_of_one_decision(&self) -> bool {
+        self.judged.is_some()
     }
 
     /// Whether what they say of a cluster changes with its room.
@@ -279,7 +291,8 @@ impl<'p> Rules<'p> {
                 None => tier.unknown = tier.unknown.saturating_add(1),
             }
         }
-        for (score, weight) in self.scores {
+        let scores = self.scores.iter().map(|(score, weight)| (&**score as &dyn Score, weight));
+        for (score, weight) in scores.chain(self.judged.iter().map(|(asked, weight)| (asked as &dyn Score, weight))) {
             let worth = score.of(view).unwrap_or(-SCORE_MAX);
             tier.demerit = tier.demerit.saturating_sub(worth.saturating_mul(i64::from(*weight)));
         }

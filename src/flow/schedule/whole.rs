@@ -307,7 +307,9 @@ pub fn word(why: &Why) -> &'static str {
         Why::NotNamed | Why::SelectorMismatch { .. } | Why::ExpressionFalse { .. } | Why::NoGroup | Why::NoWeight => {
             "not chosen by the policies"
         }
-        Why::RuleFalse { .. } | Why::NoHeadroom { .. } => "refused by a rule of the platform",
+        Why::RuleFalse { .. } | Why::NoHeadroom { .. } | Why::PluginRefused { .. } => {
+            "refused by a rule of the platform"
+        }
         Why::RuleFailed { .. } => "on which a rule of the platform fails",
         Why::ExpressionFailed { .. } => "on which the policy's expression fails",
         Why::NoSuchCluster => "unknown",

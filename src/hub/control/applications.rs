@@ -18,7 +18,7 @@ use crate::{
     flow::{
         render::render,
         rollup,
-        schedule::{Bound, Problem, Running, Solution, bind, solve_telling},
+        schedule::{Bound, Problem, Profiles, Running, Solution, bind, solve_telling},
         slice::{self, Cause, Change},
     },
     hub::{
@@ -112,6 +112,7 @@ impl Controller {
         self.waiting.remove(uid);
         self.render_faults.remove(uid);
         self.written_ms.remove(uid);
+        self.plugins.forget(uid);
         self.retries.remove(uid);
         for cluster in self.brake.clusters_of(uid) {
             self.brake.release(&cluster, uid);
@@ -191,9 +192,12 @@ impl Controller {
         }
         self.refresh_rooms();
         let previous = self.index.placement(uid);
+        let parts = (snapshot.name.as_str(), snapshot.revision.components.as_slice());
+        let Some(profiles) = self.consult(now, &stored, parts, previous.as_deref()) else { return Losses::new() };
         let mut held = BTreeSet::new();
         let running = previous.as_deref().and_then(|previous| self.running(uid, previous, &snapshot));
-        let mut solution = self.solve(now, (&stored, &snapshot), previous.as_deref(), running.as_ref(), &held);
+        let asked = (&stored, &snapshot);
+        let mut solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles));
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let losses = previous.iter().flat_map(|previous| losses(previous, decided, &solution)).collect::<Losses>();
         let losses: Losses = losses.into_iter().filter(|cluster| self.is_present(cluster)).collect();
@@ -206,7 +210,7 @@ impl Controller {
         }
         held.extend(losses.into_iter().filter(|cluster| self.brake.holds(cluster, uid)));
         if !held.is_empty() {
-            solution = self.solve(now, (&stored, &snapshot), previous.as_deref(), running.as_ref(), &held);
+            solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles));
         }
         match solution.waiting {
             true => drop(self.waiting.insert(uid.clone())),
@@ -233,14 +237,13 @@ impl Controller {
         (stored, snapshot): (&StoredApplication, &Snapshot),
         previous: Option<&Placement>,
         running: Option<&RunningRevision>,
-        held: &BTreeSet<Uid>,
+        (held, profiles): (&BTreeSet<Uid>, &Profiles),
     ) -> Solution {
         let policies = &stored.view.spec.policies;
         let components = &snapshot.revision.components;
         let running =
             running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
-        let problem =
-            Problem { now: now.wall, policies, components, previous, running, held, profiles: &self.index.profiles };
+        let problem = Problem { now: now.wall, policies, components, previous, running, held, profiles };
         let solution = match stored.view.spec.other_scheduler() {
             Some(scheduler) => {
                 let metadata = &stored.view.metadata;
@@ -437,6 +440,7 @@ impl Controller {
                 reports: self.index.reports.get(uid).unwrap_or(&nothing),
                 clusters: &self.truths,
                 faults: self.render_faults.get(uid).map(|known| known.faults.as_slice()).unwrap_or_default(),
+                plugin: self.plugins.failure(uid),
                 held: &held,
             },
         )

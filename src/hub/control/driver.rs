@@ -28,8 +28,9 @@ use crate::{
             reception::Word,
         },
         feed,
+        plugins::Plugins,
     },
-    model::{Now, Timestamp, Uid},
+    model::{Now, Timestamp, Uid, plugin::Judgements},
     store::{Error, Key, Outcome, Revision, Store, raft::Leadership},
     wire::FromDesk,
 };
@@ -101,6 +102,8 @@ async fn lead(store: &Arc<dyn Store>, settings: &Settings, reception: &Reception
         turn: Turn::new(settings, leader),
         lines: BTreeMap::new(),
         commits: FuturesUnordered::new(),
+        plugins: Arc::new(Plugins::new(settings.plugins.clone())),
+        asks: FuturesUnordered::new(),
         started: Instant::now(),
     };
     let mut words = Vec::with_capacity(BURST);
@@ -110,6 +113,7 @@ async fn lead(store: &Arc<dyn Store>, settings: &Settings, reception: &Reception
         let tick = tokio::time::sleep_until((shell.started + Duration::from_millis(shell.turn.deadline())).into());
         let goes_on = tokio::select! {
             Some((id, outcome)) = shell.commits.next() => shell.step(Event::Done { id, outcome }).await,
+            Some((id, answer)) = shell.asks.next() => shell.step(Event::Answered { id, answer }).await,
             told = feed.next() => match told {
                 Some(told) => shell.step(Event::Store(told?)).await,
                 None => return Err(Error::Closed("its feed has ended".into())),
@@ -125,12 +129,16 @@ async fn lead(store: &Arc<dyn Store>, settings: &Settings, reception: &Reception
 
 type Commit = futures::future::BoxFuture<'static, (u64, Result<Outcome, Error>)>;
 
+type Answer = futures::future::BoxFuture<'static, (u64, Result<Judgements, String>)>;
+
 /// What lives as long as one turn at leading.
 struct Shell<'a> {
     store: &'a Arc<dyn Store>,
     turn: Turn,
     lines: BTreeMap<Line, mpsc::Sender<FromDesk>>,
     commits: FuturesUnordered<Commit>,
+    plugins: Arc<Plugins>,
+    asks: FuturesUnordered<Answer>,
     started: Instant,
 }
 
@@ -172,6 +180,10 @@ impl Shell<'_> {
                 Effect::Commit { id, transaction } => {
                     let store = self.store.clone();
                     self.commits.push(Box::pin(async move { (id, store.commit(transaction).await) }));
+                }
+                Effect::Ask { id, ask } => {
+                    let plugins = self.plugins.clone();
+                    self.asks.push(Box::pin(async move { (id, plugins.ask(&ask).await) }));
                 }
                 Effect::Compact(revision) => {
                     if let Err(error) = self.store.compact(revision).await {

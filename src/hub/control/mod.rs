@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -24,6 +25,7 @@ use self::{
     index::{Index, Touched},
     lanes::{Lane, Plan},
     outbox::Outbox,
+    plugins::Plugins,
     reservations::{Doubt, Reservations, either, is_refused, outstanding},
 };
 use super::{
@@ -32,8 +34,8 @@ use super::{
     limits::CLUSTER_GRACE,
 };
 use crate::{
-    flow::schedule::Fleet,
-    model::{Now, Placement, Report, Sketch, Uid, cluster::Facts, condition::Truth},
+    flow::schedule::{Ask, Fleet},
+    model::{Now, Placement, Report, Sketch, Uid, cluster::Facts, condition::Truth, plugin::Judgements},
     store::{Compare, Error, Key, Outcome, Revision, Transaction},
 };
 
@@ -46,6 +48,7 @@ mod expiry;
 mod index;
 mod lanes;
 mod outbox;
+mod plugins;
 mod profiles;
 mod reservations;
 #[cfg(test)]
@@ -63,18 +66,28 @@ pub enum Event {
         id: u64,
         outcome: Result<Outcome, Error>,
     },
+    /// The answer to [`Effect::Ask`], or why there is none.
+    Answered {
+        id: u64,
+        answer: Result<Judgements, String>,
+    },
     /// Somebody else's event about an object, to be recorded under the same limits.
     Note(Note),
     /// [`Controller::deadline`] is reached; harmless at any other time.
     Tick,
 }
 
-/// Done by the driver, in order; only commits are answered.
+/// Done by the driver, in order; only commits and questions are answered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     Commit {
         id: u64,
         transaction: Transaction,
+    },
+    /// A plug-in is to be asked; answered once, within the time it says.
+    Ask {
+        id: u64,
+        ask: Arc<Ask>,
     },
     Compact(Revision),
     /// Another process leads: stop deciding at once.
@@ -125,13 +138,15 @@ pub enum FromAgent {
 pub struct Settings {
     /// Silence of this length makes a cluster Unknown.
     pub grace_ms: u64,
+    /// Where the sockets of placement plug-ins are.
+    pub plugins: Option<PathBuf>,
     /// The leader's key and the revision at which this process wrote it; compared in every transaction.
     pub leader: Option<(Key, Revision)>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { grace_ms: CLUSTER_GRACE.as_millis() as u64, leader: None }
+        Self { grace_ms: CLUSTER_GRACE.as_millis() as u64, plugins: None, leader: None }
     }
 }
 
@@ -163,6 +178,7 @@ pub struct Controller {
     /// Applications for which more room, or a voice, may change the answer.
     waiting: BTreeSet<Uid>,
     render_faults: BTreeMap<Uid, RenderFaults>,
+    plugins: Plugins,
     /// When each Application was last written, for pacing.
     written_ms: BTreeMap<Uid, u64>,
     deposed: bool,
@@ -197,11 +213,13 @@ impl Controller {
             Event::Store(feed) => self.on_feed(now, &feed),
             Event::Agent(message) => self.on_agent(now, message),
             Event::Done { id, outcome } => self.on_done(now, id, outcome),
+            Event::Answered { id, answer } => self.on_answer(now, id, answer),
             Event::Note(note) => self.note(now, &note),
             Event::Tick => {}
         }
         if self.index.ready && !self.deposed {
             self.lapse(now);
+            self.lapse_questions(now);
             self.watch_silence(now);
             self.settle_clusters(now);
             if !self.halted {
@@ -230,6 +248,7 @@ impl Controller {
             Some(self.silence_check_ms),
             self.outbox.deadline(),
             self.reservations.deadline(),
+            self.plugins.deadline(),
             (!halted).then_some(self.house.next_ms),
         ];
         applications.chain(clusters).chain(others.into_iter().flatten()).min()
@@ -283,6 +302,7 @@ impl Controller {
         self.fleet.clear();
         self.truths.clear();
         self.waiting.clear();
+        self.plugins.start_over();
         let clusters = &self.index.clusters;
         self.members.retain(|uid, _| clusters.contains_key(uid));
         self.house.start(now);
@@ -309,6 +329,7 @@ impl Controller {
             self.on_report_stored(now, application, cluster);
         }
         if chosen_anew {
+            self.plugins.start_over();
             for application in self.index.applications.keys().cloned().collect::<Vec<_>>() {
                 self.mark(&application, now.monotonic_ms, true);
             }

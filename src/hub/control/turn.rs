@@ -4,13 +4,16 @@
 //! store: every cluster has a fresh term of grace, and no room before its agent has been heard anew. It is dropped whole when
 //! the lead is lost. Must never: outlive it, or be started under a key that it did not write.
 
+use std::sync::Arc;
+
 use super::{Controller, Settings, lanes::unchanged};
 use crate::{
+    flow::schedule::Ask,
     hub::{
         desk::leader::{self, Desk, Line},
         feed::Feed,
     },
-    model::Now,
+    model::{Now, plugin::Judgements},
     store::{Entry, Error, Key, Operation, Outcome, Revision, Transaction},
     wire::FromDesk,
 };
@@ -24,6 +27,8 @@ pub enum Event {
     Store(Feed),
     /// The answer to [`Effect::Commit`].
     Done { id: u64, outcome: Result<Outcome, Error> },
+    /// The answer to [`Effect::Ask`].
+    Answered { id: u64, answer: Result<Judgements, String> },
     /// What happened on a line, and when. Not before [`Turn::is_ready`]: it would be said to nobody.
     Desk { heard: Now, event: leader::Event },
     /// The time of [`Turn::deadline`]; harmless at any other.
@@ -35,6 +40,10 @@ pub enum Effect {
     Commit {
         id: u64,
         transaction: Transaction,
+    },
+    Ask {
+        id: u64,
+        ask: Arc<Ask>,
     },
     Compact(Revision),
     Tell(Line, FromDesk),
@@ -69,6 +78,7 @@ impl Turn {
         match event {
             Event::Store(feed) => self.control(now, super::Event::Store(feed), &mut effects),
             Event::Done { id, outcome } => self.control(now, super::Event::Done { id, outcome }, &mut effects),
+            Event::Answered { id, answer } => self.control(now, super::Event::Answered { id, answer }, &mut effects),
             Event::Desk { heard, event } => self.desk(now, heard, event, &mut effects),
             Event::Tick => {
                 self.desk(now, now, leader::Event::Tick, &mut effects);
@@ -95,6 +105,7 @@ impl Turn {
     fn control(&mut self, now: Now, event: super::Event, effects: &mut Vec<Effect>) {
         effects.extend(self.controller.step(now, event).into_iter().map(|effect| match effect {
             super::Effect::Commit { id, transaction } => Effect::Commit { id, transaction },
+            super::Effect::Ask { id, ask } => Effect::Ask { id, ask },
             super::Effect::Compact(revision) => Effect::Compact(revision),
             super::Effect::Fault(fault) => Effect::Fault(fault),
             super::Effect::StepDown => Effect::StepDown,

@@ -204,6 +204,8 @@ impl World {
                     let delay = self.chance.between(0, 3);
                     self.after(delay, Happening::Commit { process, turn: number, id, transaction });
                 }
+                // Nobody answers here, which the controller takes for that.
+                turn::Effect::Ask { .. } => {}
                 turn::Effect::Compact(revision) => {
                     let ask = self.number();
                     self.asks.insert(ask, (process, Ask::Nothing));

@@ -9,6 +9,7 @@ use std::fmt;
 use super::{fleet::Candidate, standing::Standing};
 use crate::model::{Timestamp, Uid};
 
+mod asked;
 mod chosen;
 mod expression;
 mod headroom;
@@ -18,6 +19,7 @@ mod sketch;
 mod taints;
 
 pub use self::{
+    asked::Asked,
     chosen::{Chosen, Needed},
     expression::Holds,
     headroom::Headroom,

@@ -18,6 +18,7 @@ use crate::{
     },
     model::{
         Now, ObjectRef, Placement, Report, Resources, Sketch, Timestamp, Uid, Work,
+        plugin::{Judgements, Question},
         quantity::{CPU, PODS},
         report::{ComponentReport, Health, ObjectReport, ObjectState, ReplicaCount},
         sketch::Shape,
@@ -43,7 +44,12 @@ pub struct World {
     pub tolerates_faults: bool,
     /// The next placement is stored, and the answer to that is lost.
     pub loses_answer: bool,
+    /// What is in the place of every placement plug-in, and what it was asked.
+    pub plugin: Option<Plugin>,
+    pub asked: Vec<Question>,
 }
+
+pub type Plugin = fn(&Question) -> Result<Judgements, String>;
 
 /// One member: what runs there, and whether its agent can be heard.
 #[derive(Default, Clone)]
@@ -72,6 +78,8 @@ impl World {
             uids: 0,
             tolerates_faults: false,
             loses_answer: false,
+            plugin: None,
+            asked: Vec::new(),
         }
     }
 
@@ -116,6 +124,13 @@ impl World {
                         self.loses_answer &= !lost;
                         let outcome = self.store.commit(transaction);
                         events.push(Event::Done { id, outcome: if lost { Ok(Outcome::Unknown) } else { outcome } });
+                    }
+                    Effect::Ask { id, ask } => {
+                        self.asked.push(ask.question.clone());
+                        // A plug-in that is not there says nothing, and its time passes.
+                        if let Some(answer) = self.plugin.map(|plugin| plugin(&ask.question)) {
+                            events.push(Event::Answered { id, answer });
+                        }
                     }
                     Effect::Compact(revision) => drop(self.store.compact(revision).expect("compacts")),
                     Effect::Fault(fault) => assert!(self.tolerates_faults, "{fault}"),
