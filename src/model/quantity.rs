@@ -1,6 +1,6 @@
 //! Kubernetes quantities and amounts of resources.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,26 @@ impl Resources {
 
     pub fn is_zero(&self) -> bool {
         self.0.values().all(|&amount| amount == 0)
+    }
+}
+
+/// `500m cpu, 2Gi memory`, in order of names.
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (name, &amount) in self.0.iter().filter(|(_, amount)| **amount != 0) {
+            write!(f, "{separator}")?;
+            separator = ", ";
+            let in_bytes = name == MEMORY || name.ends_with("storage");
+            let unit = [("Gi", 1i64 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)].into_iter();
+            match unit.filter(|_| in_bytes).find(|(_, size)| amount % size == 0) {
+                Some((unit, size)) => write!(f, "{}{unit} {name}", amount / size)?,
+                None if name == CPU && amount % 1000 == 0 => write!(f, "{} cpu", amount / 1000)?,
+                None if name == CPU => write!(f, "{amount}m cpu")?,
+                None => write!(f, "{amount} {name}")?,
+            }
+        }
+        if separator.is_empty() { write!(f, "nothing") } else { Ok(()) }
     }
 }
 

@@ -69,6 +69,14 @@ pub struct Rendered {
     pub components: Vec<RenderedObjects>,
 }
 
+/// What placement needs to know of it; the objects themselves it never looks at.
+impl From<RenderedObjects> for RenderedComponent {
+    fn from(rendered: RenderedObjects) -> Self {
+        let RenderedObjects { name, type_, objects: _, demand, replicas, references } = rendered;
+        Self { name, type_, manifests: Vec::new(), demand, replicas, references }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RenderedObjects {
     pub name: String,

@@ -47,7 +47,8 @@ pub struct Candidate {
 /// The place of a cluster in the order of names and uids.
 pub type Id = u32;
 
-#[derive(Debug, Default)]
+/// A copy shares the columns until one of the two changes them: it is cheap to ask "what if" of.
+#[derive(Debug, Clone, Default)]
 pub struct Fleet {
     clusters: Vec<(Uid, Candidate)>,
     ids: BTreeMap<Uid, Id>,

@@ -20,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
     bind::{Bound, bind},
+    change::Change,
     fleet::{Candidate, Fleet},
+    hints::{Hint, hints},
     profile::{Profile, Profiles},
     question::{Ask, questions},
     record::Record,
@@ -37,16 +39,20 @@ use crate::model::{
     revision::RenderedComponent,
 };
 
+pub mod account;
 mod bind;
 mod bounds;
+mod change;
 mod columns;
 mod divide;
 mod divided;
+pub mod drill;
 mod explain;
 pub mod expression;
 mod filter;
 pub mod fleet;
 mod floating;
+pub mod hints;
 mod integer;
 mod policies;
 mod profile;

@@ -57,17 +57,24 @@ impl Record {
 
     /// The same decision, from nothing but what was recorded.
     pub fn replay(&self) -> Solution {
+        solve(&mut Fleet::of(self.fleet.clone()), &self.problem(&self.profiles()))
+    }
+
+    pub fn profiles(&self) -> Profiles {
+        Profiles::of(&self.profiles).with(self.answers.clone())
+    }
+
+    pub fn problem<'a>(&'a self, profiles: &'a Profiles) -> Problem<'a> {
         let running =
             self.running.as_ref().map(|known| Running { policies: &known.policies, components: &known.components });
-        let problem = Problem {
+        Problem {
             now: self.now,
             policies: &self.policies,
             components: &self.components,
             previous: self.previous.as_ref(),
             running,
             held: &self.held,
-            profiles: &Profiles::of(&self.profiles).with(self.answers.clone()),
-        };
-        solve(&mut Fleet::of(self.fleet.clone()), &problem)
+            profiles,
+        }
     }
 }

@@ -21,6 +21,8 @@ use crate::model::{
     sketch::{NamespaceRules, NodeKind, SHAPES_MAX},
 };
 
+mod growth;
+
 /// Shapes up to which it is looked at every node whether several demands fit beside each other.
 const LOOKED_AT_MAX: usize = 512;
 

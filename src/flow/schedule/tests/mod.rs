@@ -19,7 +19,9 @@ use crate::model::{
 };
 
 mod bind;
+mod drill;
 mod exact;
+mod hints;
 mod policies;
 mod profiles;
 
