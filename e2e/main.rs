@@ -36,5 +36,6 @@ mod scenarios_joining;
 mod scenarios_outage;
 mod scenarios_placement;
 mod scenarios_plugins;
+mod scenarios_why;
 mod smoke;
 mod store_crash;

@@ -13,7 +13,7 @@ const SIZED: [(&str, &str, u32, &str); 4] =
     [("eu", "europe", 1, "4"), ("us", "america", 2, "4"), ("ap", "asia", 3, "4"), ("sa", "america", 3, "3")];
 
 /// Members whose capacity is nobody else's while this is held.
-struct Sized {
+pub struct Sized {
     members: &'static [Member],
     _alone: MutexGuard<'static, ()>,
 }
@@ -27,7 +27,7 @@ impl Deref for Sized {
 }
 
 #[track_caller]
-fn sized() -> Sized {
+pub fn sized() -> Sized {
     static MEMBERS: OnceLock<Vec<Member>> = OnceLock::new();
     static ALONE: Mutex<()> = Mutex::new(());
     let start = |&(name, region, nodes, cpu): &(&str, &str, u32, &str)| {

@@ -7,7 +7,8 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::{hub::auth::REPLICAS_PATH, kinds::Kind, model::Digest};
 
@@ -31,6 +32,8 @@ pub struct Admin {
     client: Client,
     /// The hub's address, as the kubeconfig says.
     pub url: String,
+    /// Of the kubeconfig's context.
+    pub namespace: String,
     /// SHA-256 of the public key of the hub's serving authority, which join tokens carry.
     pub pin: Digest,
 }
@@ -55,7 +58,8 @@ impl Connection {
         let authority =
             authority.context("the kubeconfig names no certificate authority, so no token can carry its pin")?;
         let pin = Digest::of_key(authority).context("the kubeconfig's certificate authority is no certificate")?;
-        Ok(Admin { client: Client::try_from(config)?, url, pin })
+        let namespace = config.default_namespace.clone();
+        Ok(Admin { client: Client::try_from(config)?, url, namespace, pin })
     }
 }
 
@@ -81,6 +85,15 @@ impl Admin {
 
     pub async fn create(&self, kind: &Kind, object: &Value) -> anyhow::Result<Value> {
         self.call(http::Request::post(path(kind, "")), Some(("application/json", object))).await
+    }
+
+    /// What the hub answers to a question: the status of a review of this kind, in this namespace where it has one.
+    pub async fn review<T: DeserializeOwned>(&self, kind: &Kind, namespace: &str, spec: &Value) -> anyhow::Result<T> {
+        let review = json!({"apiVersion": kind.gvk.api_version(), "kind": kind.gvk.kind, "spec": spec});
+        let place = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+        let path = format!("/apis/{}{place}/{}", kind.gvk.api_version(), kind.plural);
+        let mut answer = self.call(http::Request::post(path), Some(("application/json", &review))).await?;
+        serde_json::from_value(answer["status"].take()).context("the hub's answer cannot be read")
     }
 
     /// A JSON merge patch.

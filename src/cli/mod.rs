@@ -9,12 +9,16 @@ mod admin;
 mod agent;
 mod bench;
 mod cluster;
+mod drill;
+mod explain;
 mod hub;
 mod input;
+mod offline;
 mod plan;
 mod quickstart;
 mod render;
 mod token;
+mod told;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -39,7 +43,9 @@ enum Command {
     /// Accept, cordon, drain or forget member clusters
     Cluster(cluster::Args),
     Render(render::Args),
+    Explain(explain::Args),
     Plan(plan::Args),
+    Drill(drill::Args),
     /// Measure this program on this machine
     Bench(bench::Args),
 }
@@ -78,7 +84,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::run(*args).await,
         Command::Cluster(args) => cluster::run(args).await,
         Command::Render(args) => render::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::Plan(args) => plan::run(args).await,
+        Command::Drill(args) => drill::run(args).await,
         Command::Bench(args) => bench::run(args).await,
     }
 }

@@ -1,40 +1,50 @@
-//! `hanse plan`: where an Application would go in a fleet, without a hub. Decides with the hub's own `flow::schedule`.
+//! `hanse plan`: where an Application would go if it were applied, before it is. Asked of the hub, whose leader decides with
+//! the rooms that it knows, or of a fleet in a file, with the hub's own `flow::schedule`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
-use comfy_table::{Table, presets};
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::{
+    admin::Connection,
+    input,
+    offline::{self, components},
+    render::refuse,
+    told::{self, Output},
+};
 use crate::{
-    flow::{
-        render::render,
-        schedule::{self, Fleet, Problem, Profiles, Record, Solution},
+    flow::schedule::{
+        Fleet, Problem, Profiles, Record,
+        account::{Account, account},
     },
-    model::{Application, Cluster, Timestamp, Uid, placement::Refusal, revision::RenderedComponent},
+    kinds::PLACEMENT_REVIEW,
+    model::{Application, ObjectName, Placement, Timestamp},
 };
 
-use super::{input, render::refuse};
-
-/// Tell where an Application would run, and why, without a hub
+/// Tell where an Application would run, and why, before it is applied
 #[derive(clap::Args)]
 pub struct Args {
-    /// The fleet, as `kubectl get clusters -o yaml` prints it
-    #[arg(long, value_name = "FLEET.yaml", required_unless_present = "replay")]
+    /// Without a hub: the fleet, as `kubectl get clusters -o yaml` prints it; with the Applications that are in it, as
+    /// `kubectl get clusters,applications -A -o yaml`, also what would change
+    #[arg(long, value_name = "FLEET.yaml")]
     fleet: Option<PathBuf>,
 
     /// The Application; - reads standard input
     #[arg(short = 'f', long = "filename", value_name = "APP.yaml", required_unless_present = "replay")]
     filename: Option<PathBuf>,
 
+    /// Where the file says none: the namespace; else that of the kubeconfig's context
+    #[arg(short = 'n', long)]
+    namespace: Option<String>,
+
     /// Write down all that the decision is made from
-    #[arg(long, value_name = "RECORD.json")]
+    #[arg(long, value_name = "RECORD.json", requires = "fleet")]
     record: Option<PathBuf>,
 
     /// Decide again from what was written down
@@ -43,77 +53,39 @@ pub struct Args {
 
     #[arg(short = 'o', long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Output {
-    Json,
-    Table,
-}
-
-/// What is printed; scripts read it, so fields are only ever added.
-#[derive(Serialize)]
-struct Plan {
-    application: String,
-    components: Vec<Component>,
-    /// Component → what was missing.
-    unplaced: BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct Component {
-    name: String,
-    mode: &'static str,
-    /// Replicas in all clusters; absent where the component has none to count.
-    total: Option<u64>,
-    /// `30 = 12 + 10 + 8`, in the order of `clusters`.
-    sum: Option<String>,
-    clusters: Vec<Share>,
-    refusals: Vec<No>,
-}
-
-#[derive(Serialize)]
-struct Share {
-    cluster: String,
-    replicas: Option<u32>,
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct No {
-    cluster: String,
-    /// A stable CamelCase word.
-    reason: String,
-    message: String,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let planned = match (&args.fleet, &args.filename, &args.replay) {
-        (Some(fleet), Some(filename), _) => asked(fleet, filename)?,
-        (_, _, Some(replay)) => Ok(recorded(replay)?),
-        _ => bail!("a fleet and an Application, or a record, must be given"),
+    let told = match (&args.replay, &args.filename) {
+        (Some(replay), _) => {
+            let (name, record) = recorded(replay)?;
+            decided(&name, &record)
+        }
+        (None, Some(filename)) => {
+            let application = match application(filename)? {
+                Ok(application) => application,
+                Err(faults) => return Ok(refuse(&faults)),
+            };
+            match &args.fleet {
+                Some(fleet) => offline(&args, fleet, application)?,
+                None => live(&args, application).await?,
+            }
+        }
+        (None, None) => bail!("an Application, or a record, must be given"),
     };
-    let (name, record) = match planned {
-        Ok(planned) => planned,
-        Err(faults) => return Ok(refuse(&faults)),
-    };
-    if let Some(path) = &args.record {
-        let text = serde_json::to_string_pretty(&json!({"application": name, "record": record}))?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let plan = plan(&name, &record);
     let text = match args.output {
-        Output::Json => serde_json::to_string_pretty(&plan)?,
-        Output::Table => plan.table(),
+        Output::Json => serde_json::to_string_pretty(&told)?,
+        Output::Table => told::account(&told),
     };
     writeln!(std::io::stdout(), "{text}")?;
-    Ok(if plan.unplaced.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(told::code(told.unplaced.is_empty()))
 }
 
-type Asked = (String, Record);
-
-/// What a decision on the files is made from, or what is wrong with the Application.
-fn asked(fleet: &Path, filename: &Path) -> anyhow::Result<Result<Asked, Vec<String>>> {
+/// The one Application of a file, or what is wrong with it.
+fn application(filename: &Path) -> anyhow::Result<Result<Value, Vec<String>>> {
     let mut checked = match input::applications(filename)? {
         Ok(checked) => checked,
         Err(faults) => return Ok(Err(faults)),
@@ -124,12 +96,33 @@ fn asked(fleet: &Path, filename: &Path) -> anyhow::Result<Result<Asked, Vec<Stri
     for warning in warnings {
         eprintln!("warning: the hub refuses this: {warning}");
     }
-    let application: Application = serde_json::from_value(application)?;
-    let fleet = Fleet::of_clusters(&clusters(fleet)?);
-    Ok(record(&application, &fleet, Timestamp(jiff::Timestamp::now())))
+    Ok(Ok(application))
 }
 
-fn recorded(path: &Path) -> anyhow::Result<Asked> {
+async fn live(args: &Args, application: Value) -> anyhow::Result<Account> {
+    let admin = args.connection.open().await?;
+    let own = application["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
+    let namespace = args.namespace.as_deref().or(own).unwrap_or(&admin.namespace).to_owned();
+    admin.review(&PLACEMENT_REVIEW, &namespace, &json!({ "application": application })).await
+}
+
+fn offline(args: &Args, fleet: &Path, application: Value) -> anyhow::Result<Account> {
+    let application: Application = serde_json::from_value(application)?;
+    let mut name = application.metadata.object_name();
+    if name.namespace.is_empty() {
+        name.namespace = args.namespace.clone().unwrap_or_else(|| "default".into());
+    }
+    let known = offline::read(fleet)?;
+    let now = Timestamp(jiff::Timestamp::now());
+    let record = record(&application, &known.fleet(), known.placement(&name), now)?;
+    if let Some(path) = &args.record {
+        let text = serde_json::to_string_pretty(&json!({"application": name.name, "record": record}))?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(decided(&name, &record))
+}
+
+fn recorded(path: &Path) -> anyhow::Result<(ObjectName, Record)> {
     #[derive(serde::Deserialize)]
     struct Written {
         application: String,
@@ -138,139 +131,45 @@ fn recorded(path: &Path) -> anyhow::Result<Asked> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let written: Written =
         serde_json::from_str(&text).with_context(|| format!("{} is no record of a decision", path.display()))?;
-    Ok((written.application, written.record))
+    Ok((ObjectName::new("", &written.application), written.record))
 }
 
-/// A fleet that was written by hand need not have uids: then a cluster's name does.
-fn clusters(path: &Path) -> anyhow::Result<Vec<Cluster>> {
-    let mut names = BTreeSet::new();
-    let mut clusters = Vec::new();
-    for document in input::documents(path)? {
-        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        if document["kind"] != "Cluster" || name.is_empty() {
-            bail!("{} holds an object that is no Cluster with a name: kind {}", path.display(), document["kind"]);
-        }
-        let mut cluster: Cluster = serde_json::from_value(document)
-            .with_context(|| format!("cluster {name:?} in {} cannot be read", path.display()))?;
-        if !names.insert(name.clone()) {
-            bail!("{} holds two clusters named {name:?}", path.display());
-        }
-        if cluster.metadata.uid == Uid::default() {
-            cluster.metadata.uid = Uid(name);
-        }
-        clusters.push(cluster);
-    }
-    Ok(clusters)
-}
-
-fn record(application: &Application, fleet: &Fleet, now: Timestamp) -> Result<Asked, Vec<String>> {
-    let rendered =
-        render(application, "").map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let component = |rendered: crate::model::revision::RenderedObjects| RenderedComponent {
-        name: rendered.name,
-        type_: rendered.type_,
-        manifests: Vec::new(),
-        demand: rendered.demand,
-        replicas: rendered.replicas,
-        references: rendered.references,
-    };
-    let components: Vec<_> = rendered.components.into_iter().map(component).collect();
+fn record(
+    application: &Application,
+    fleet: &Fleet,
+    previous: Option<&Placement>,
+    now: Timestamp,
+) -> anyhow::Result<Record> {
     let problem = Problem {
         now,
         policies: &application.spec.policies,
-        components: &components,
-        previous: None,
+        components: &components(application)?,
+        previous,
         running: None,
         held: &BTreeSet::new(),
         profiles: &Profiles::default(),
     };
-    Ok((application.metadata.name.clone(), Record::of(fleet, &problem)))
+    Ok(Record::of(fleet, &problem))
 }
 
-fn plan(application: &str, record: &Record) -> Plan {
-    let solution = record.replay();
-    let component = |component: &RenderedComponent| {
-        let clusters = shares(&component.name, &solution, record);
-        let counts: Option<Vec<u32>> = clusters.iter().map(|share| share.replicas).collect();
-        let counts = counts.filter(|_| component.replicas.is_some());
-        Component {
-            name: component.name.clone(),
-            mode: schedule::mode_of(&record.policies, &component.name),
-            total: counts.as_deref().map(total),
-            sum: counts.as_deref().map(sum),
-            clusters,
-            refusals: refusals(&component.name, &solution),
-        }
-    };
-    let components = record.components.iter().map(component).collect();
-    Plan { application: application.to_owned(), components, unplaced: solution.unplaced.clone() }
-}
-
-/// In order of cluster names.
-fn shares(component: &str, solution: &Solution, record: &Record) -> Vec<Share> {
-    let share = |(uid, shares): (&Uid, &BTreeMap<String, crate::model::placement::Share>)| {
-        let share = shares.get(component)?;
-        let cluster = record.fleet.get(uid).map_or_else(|| uid.to_string(), |cluster| cluster.name.clone());
-        Some(Share { cluster, replicas: share.replicas, reason: share.reason.clone() })
-    };
-    let mut shares: Vec<_> = solution.shares.iter().filter_map(share).collect();
-    shares.sort_by(|one, other| one.cluster.cmp(&other.cluster));
-    shares
-}
-
-fn refusals(component: &str, solution: &Solution) -> Vec<No> {
-    let no = |refusal: &Refusal| No {
-        cluster: refusal.cluster_name.clone(),
-        reason: serde_json::to_value(&refusal.why)
-            .ok()
-            .and_then(|why| why["reason"].as_str().map(str::to_owned))
-            .unwrap_or_default(),
-        message: refusal.why.to_string(),
-    };
-    solution.refusals.iter().filter(|refusal| refusal.component == component).map(no).collect()
-}
-
-fn total(counts: &[u32]) -> u64 {
-    counts.iter().map(|&count| u64::from(count)).sum()
-}
-
-fn sum(counts: &[u32]) -> String {
-    let parts: Vec<_> = counts.iter().map(ToString::to_string).collect();
-    format!("{} = {}", total(counts), if parts.is_empty() { "0".to_owned() } else { parts.join(" + ") })
-}
-
-impl Plan {
-    /// One line for every cluster that was asked, yes or no.
-    fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(["COMPONENT", "CLUSTER", "REPLICAS", "WHY"]);
-        let mut notes = Vec::new();
-        for component in &self.components {
-            for share in &component.clusters {
-                let replicas = share.replicas.map_or_else(|| "all".to_owned(), |count| count.to_string());
-                table.add_row([&component.name, &share.cluster, &replicas, &share.reason]);
-            }
-            for no in &component.refusals {
-                table.add_row([&component.name, &no.cluster, "-", &no.message]);
-            }
-            notes.extend(component.sum.as_ref().map(|sum| format!("{}: {} ({})", component.name, sum, component.mode)));
-        }
-        let unplaced = self.unplaced.iter().map(|(component, what)| format!("{component}: not placed: {what}"));
-        format!("{table}\n\n{}", notes.into_iter().chain(unplaced).collect::<Vec<_>>().join("\n"))
-    }
+fn decided(name: &ObjectName, record: &Record) -> Account {
+    let told = account(&mut Fleet::of(record.fleet.clone()), &record.problem(&record.profiles()));
+    let ObjectName { namespace, name } = name.clone();
+    Account { application: name, namespace, ..told }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use std::io::Write as _;
 
     use super::*;
 
     /// Two clusters of one node each, one with twice the room.
-    fn fleet() -> Fleet {
+    fn fleet() -> Vec<Value> {
         let cluster = |name: &str, cpu: i64| {
             json!({
-                "metadata": {"name": name, "uid": name},
+                "apiVersion": "hub.hanse.dev/v1alpha1", "kind": "Cluster",
+                "metadata": {"name": name, "uid": name, "labels": {"topology.kubernetes.io/region": name}},
                 "spec": {"accepted": true},
                 "status": {
                     "conditions": [{
@@ -283,14 +182,13 @@ mod tests {
                 },
             })
         };
-        let clusters =
-            [cluster("eu", 4000), cluster("us", 2000)].map(|cluster| serde_json::from_value(cluster).unwrap());
-        Fleet::of_clusters(&clusters)
+        vec![cluster("eu", 4000), cluster("us", 2000)]
     }
 
-    fn planned(replicas: u32, policies: Value) -> Plan {
-        let application = json!({
-            "metadata": {"name": "shop"},
+    fn shop(replicas: u32, policies: Value) -> Value {
+        json!({
+            "apiVersion": "core.oam.dev/v1beta1", "kind": "Application",
+            "metadata": {"name": "shop", "namespace": "default"},
             "spec": {
                 "components": [{
                     "name": "web", "type": "worker", "properties": {"image": "i", "cpu": "500m"},
@@ -298,23 +196,41 @@ mod tests {
                 }],
                 "policies": policies,
             },
-        });
-        let application = serde_json::from_value(application).unwrap();
-        let (name, record) = record(&application, &fleet(), Timestamp::from_seconds(0)).unwrap();
-        plan(&name, &record)
+        })
+    }
+
+    fn known(documents: &[Value]) -> offline::Known {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(file, "{}", json!({"kind": "List", "items": documents})).unwrap();
+        offline::read(file.path()).unwrap()
+    }
+
+    fn planned_in(known: &offline::Known, application: Value) -> Account {
+        let application: Application = serde_json::from_value(application).unwrap();
+        let name = application.metadata.object_name();
+        let now = Timestamp::from_seconds(0);
+        decided(&name, &record(&application, &known.fleet(), known.placement(&name), now).unwrap())
+    }
+
+    fn planned(replicas: u32, policies: Value) -> Account {
+        planned_in(&known(&fleet()), shop(replicas, policies))
+    }
+
+    fn divided() -> Value {
+        json!([{"type": "placement", "properties": {"mode": "Divided"}}])
     }
 
     #[test]
     fn a_plan_shows_every_share_and_their_sum() {
-        let plan = planned(6, json!([{"type": "placement", "properties": {"mode": "Divided"}}]));
+        let plan = planned(6, divided());
         let web = &plan.components[0];
-        assert_eq!((web.mode, web.total, web.sum.as_deref()), ("Divided", Some(6), Some("6 = 4 + 2")));
-        assert!(plan.unplaced.is_empty());
-        assert!(plan.table().contains("web: 6 = 4 + 2 (Divided)"));
+        assert_eq!((web.mode.as_str(), web.total, web.sum.as_deref()), ("Divided", Some(6), Some("6 = 4 + 2")));
+        assert!(plan.unplaced.is_empty() && plan.hints.is_empty() && !plan.settled);
+        assert!(told::account(&plan).contains("web: 6 = 4 + 2 (Divided)"));
     }
 
     #[test]
-    fn a_plan_says_why_not() {
+    fn a_plan_says_why_not_and_what_would_help() {
         let plan = planned(1, json!([{"type": "topology", "properties": {"clusters": ["us", "mars"]}}]));
         let shown = serde_json::to_value(&plan).unwrap();
         let refusals = |reason: &str| {
@@ -324,6 +240,35 @@ mod tests {
         assert_eq!(refusals("NotNamed"), ["eu"]);
         assert_eq!(refusals("NoSuchCluster"), ["mars"]);
         assert!(plan.unplaced.contains_key("web"));
-        assert_eq!(planned(100, json!([{"type": "placement", "properties": {"mode": "Divided"}}])).unplaced.len(), 1);
+        let plan = planned(13, divided());
+        assert_eq!(plan.unplaced.len(), 1);
+        let shown = told::account(&plan);
+        assert!(shown.contains("hint: room for 1 more in eu (500m cpu each"), "{shown}");
+    }
+
+    #[test]
+    fn a_fleet_with_applications_shows_what_changes_and_what_a_loss_would_do() {
+        let mut running = shop(6, divided());
+        running["status"]["placement"] = json!({"decision": 3, "rows": [
+            {"cluster": "eu", "component": "web", "replicas": 4, "reason": "r"},
+            {"cluster": "us", "component": "web", "replicas": 2, "reason": "r"},
+        ]});
+        let documents = [fleet(), vec![running]].concat();
+        let known = known(&documents);
+        let plan = planned_in(&known, shop(9, divided()));
+        let shown = told::account(&plan);
+        assert!(shown.contains("4 → 6") && shown.contains("2 → 3"), "{shown}");
+        assert!(planned_in(&known, shop(6, divided())).settled);
+        let mut fleet = known.fleet();
+        let lost = [fleet.uid(1).clone()].into();
+        let told = crate::flow::schedule::drill::drill(
+            &mut fleet,
+            Timestamp::from_seconds(0),
+            &lost,
+            &known.tenants(&Profiles::default()),
+        );
+        assert_eq!((told.lost[0].as_str(), told.total.lost, told.total.replaced), ("us", 2, 2));
+        let table = super::told::drill(&told);
+        assert!(table.contains("eu: 4 → 6, us: 2 → 0"), "{table}");
     }
 }

@@ -47,6 +47,8 @@ pub const PEOPLE_REQUESTS_MAX: usize = 400;
 /// Anonymous requests: health, joining.
 pub const ANONYMOUS_REQUESTS_MAX: usize = 50;
 pub const WATCHES_MAX: usize = 4096;
+/// Explanations, plans and drills that the leader works on at once, beside deciding.
+pub const INQUIRIES_MAX: usize = 2;
 /// Seconds a refused client is told to wait.
 pub const RETRY_AFTER_SECONDS: u64 = 1;
 

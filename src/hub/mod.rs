@@ -41,10 +41,13 @@ use tokio_util::sync::CancellationToken;
 pub use self::config::{Config, Storage};
 use self::{
     agents::Agents,
-    api::{Api, ports::Overlay},
+    api::{
+        Api,
+        ports::{Overlay, View},
+    },
     auth::{Audit, Tokens},
     control::Beats,
-    desk::{Post, Reception},
+    desk::{Post, Questions, Reception},
     join::Joining,
     listen::{Services, Tls},
     peers::members::Waits,
@@ -129,11 +132,17 @@ impl Hub {
         tasks.spawn(named("control", leading));
         let beats = Beats::default();
         let (post, ends, rulings) = desk::post::post();
-        let posting = desk::post::Config {
+        let questions = Questions {
             replica: replica.as_ref().map_or(ALONE, |running| running.replica.id()),
+            leadership: leadership.clone(),
+            reception: reception.clone(),
+            doors: replica.as_ref().map(|running| running.doors()),
+        };
+        let posting = desk::post::Config {
+            replica: questions.replica,
             leadership,
             reception,
-            doors: replica.as_ref().map(|running| running.doors()),
+            doors: questions.doors.clone(),
             beats: beats.clone(),
             stop: stop.clone(),
         };
@@ -151,8 +160,9 @@ impl Hub {
             store: store.clone(),
             tokens: read_tokens(&config.dir.join("tokens.csv"))?,
             audit: audit.clone(),
-            views: [(kinds::WORK.gvk.clone(), Arc::new(slices.clone()) as _)].into(),
+            views: views(&slices),
             group: replica.as_ref().map(|running| running.view.clone() as _),
+            questions: Some(questions),
             overlays: overlays(&beats, replica.as_deref()),
             admissions: [
                 (kinds::APPLICATION.gvk.clone(), flow::admit::admit as _),
@@ -280,6 +290,13 @@ async fn settle(store: Arc<dyn Store>, replica: Option<Arc<replica::Running>>) -
             settled => return settled,
         }
     }
+}
+
+fn views(slices: &Slices) -> BTreeMap<GroupVersionKind, Arc<dyn View>> {
+    let mut views: BTreeMap<_, Arc<dyn View>> = BTreeMap::new();
+    views.insert(kinds::WORK.gvk.clone(), Arc::new(slices.clone()));
+    views.insert(kinds::PLACEMENT_DECISION.gvk.clone(), Arc::new(api::Decisions(slices.clone())));
+    views
 }
 
 fn overlays(beats: &Beats, replica: Option<&replica::Running>) -> BTreeMap<GroupVersionKind, Arc<dyn Overlay>> {

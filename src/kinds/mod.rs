@@ -10,6 +10,7 @@ pub mod application;
 pub mod cluster;
 mod core;
 pub mod metadata;
+pub mod placement;
 pub mod profile;
 mod replica;
 mod reviews;
@@ -35,6 +36,9 @@ pub static WORK: LazyLock<Kind> = LazyLock::new(cluster::work);
 pub static JOIN_TOKEN: LazyLock<Kind> = LazyLock::new(token::join_token);
 pub static PLACEMENT_PROFILE: LazyLock<Kind> = LazyLock::new(profile::placement_profile);
 pub static REPLICA: LazyLock<Kind> = LazyLock::new(replica::replica);
+pub static PLACEMENT_REVIEW: LazyLock<Kind> = LazyLock::new(placement::placement_review);
+pub static PLACEMENT_DECISION: LazyLock<Kind> = LazyLock::new(placement::placement_decision);
+pub static DRILL_REVIEW: LazyLock<Kind> = LazyLock::new(placement::drill_review);
 pub static NAMESPACE: LazyLock<Kind> = LazyLock::new(core::namespace);
 pub static EVENT: LazyLock<Kind> = LazyLock::new(core::event);
 pub static SELF_SUBJECT_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::self_subject_review);
@@ -45,7 +49,7 @@ pub static SELF_SUBJECT_RULES_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::se
 pub const OWN_PREFIX: &str = "hanse.dev/";
 
 /// Every kind the hub serves, in order of group, then plural.
-pub fn all() -> [&'static Kind; 12] {
+pub fn all() -> [&'static Kind; 15] {
     [
         &EVENT,
         &NAMESPACE,
@@ -55,10 +59,13 @@ pub fn all() -> [&'static Kind; 12] {
         &APPLICATION_REVISION,
         &APPLICATION,
         &CLUSTER,
+        &DRILL_REVIEW,
         &JOIN_TOKEN,
         &PLACEMENT_PROFILE,
+        &PLACEMENT_REVIEW,
         &REPLICA,
         &WORK,
+        &PLACEMENT_DECISION,
     ]
 }
 
@@ -109,7 +116,7 @@ pub enum Backing {
     Store,
     /// Objects derived from what is stored; nothing can be written.
     View,
-    /// None: what is created is a question of the caller about itself, answered and forgotten.
+    /// None: what is created is a question, answered and forgotten.
     Review(Review),
 }
 
@@ -121,6 +128,10 @@ pub enum Review {
     Access,
     /// What may I do in this namespace?
     Rules,
+    /// Where is this Application, or would it be, and why?
+    Placement,
+    /// What if these clusters were lost?
+    Drill,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

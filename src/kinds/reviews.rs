@@ -81,7 +81,7 @@ pub fn self_subject_rules_review() -> Kind {
     )
 }
 
-fn review(review: Review, gvk: GroupVersionKind, schema: Schema) -> Kind {
+pub(super) fn review(review: Review, gvk: GroupVersionKind, schema: Schema) -> Kind {
     let singular = gvk.kind.to_lowercase();
     let others = Verb::ALL.into_iter().filter(|&verb| verb != Verb::Create);
     Kind {

@@ -5,7 +5,10 @@ use super::{
     parts::{bounded, list, message, object_name, time, uid, word},
     proto,
 };
-use crate::model::{About, GroupVersionKind, Note, Report, Sketch, Timestamp, Uid, cluster::Facts};
+use crate::model::{
+    About, Application, GroupVersionKind, Note, ObjectName, Report, Sketch, Timestamp, Uid, application::ClusterSet,
+    cluster::Facts,
+};
 
 /// `session` names an agent's stream within its replica, across the replica's restarts.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +76,63 @@ pub enum Ruling {
     Superseded,
     /// Two holders of one identity are alive: neither acts.
     Frozen,
+}
+
+/// What the leader would decide, asked by another replica or itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// The store's revision that the asker has seen: the answer is not to be older.
+    pub least: u64,
+    pub asked: Asked,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// Where this Application is, and why.
+    Explain(ObjectName),
+    /// Where it would be; admitted.
+    Plan(Box<Application>),
+    /// If all clusters of all these sets were lost at once.
+    Drill(Vec<ClusterSet>),
+}
+
+impl From<&Question> for proto::DeskQuestion {
+    fn from(value: &Question) -> Self {
+        use proto::desk_question::Question as Of;
+        let question = match &value.asked {
+            Asked::Explain(name) => Of::Explain(name.into()),
+            Asked::Plan(application) => Of::Plan(json(application)),
+            Asked::Drill(lose) => Of::Drill(json(lose)),
+        };
+        Self { least: value.least, question: Some(question) }
+    }
+}
+
+impl TryFrom<proto::DeskQuestion> for Question {
+    type Error = Invalid;
+
+    fn try_from(value: proto::DeskQuestion) -> Result<Self, Invalid> {
+        use proto::desk_question::Question as Of;
+        let asked = match value.question.ok_or(Invalid::Missing("question"))? {
+            Of::Explain(name) => Asked::Explain(object_name(Some(name), "application")?),
+            Of::Plan(bytes) => Asked::Plan(Box::new(read(&bytes, "plan", "an Application")?)),
+            Of::Drill(bytes) => Asked::Drill(read(&bytes, "drill", "a list of sets of clusters")?),
+        };
+        Ok(Self { least: value.least, asked })
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> bytes::Bytes {
+    // Maps with text for keys always are JSON.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn read<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    field: &'static str,
+    expected: &'static str,
+) -> Result<T, Invalid> {
+    serde_json::from_slice(bytes).map_err(|_| Invalid::Malformed { field, expected })
 }
 
 impl From<&ToDesk> for proto::ToDesk {

@@ -31,6 +31,10 @@ pub const SESSIONS_MAX: usize = 100_000;
 /// Signs of life in one message between replicas.
 pub const BEATS_MAX: usize = 20_000;
 
+/// What the leader answers a replica, and the largest thing there is: a reason for each of ten thousand clusters and each
+/// component.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+
 /// Kubernetes' bound on names.
 pub const NAME_BYTES_MAX: usize = 253;
 /// Uids, features, reasons, versions and the like.

@@ -17,7 +17,7 @@ mod tests;
 mod to_agent;
 mod to_hub;
 
-pub use desk::{Fact, FromDesk, Ruling, ToDesk};
+pub use desk::{Asked, Fact, FromDesk, Question, Ruling, ToDesk};
 pub use join::{Identity, JoinAnswer, JoinCall, RenewCall};
 
 /// Generated code.

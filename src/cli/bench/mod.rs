@@ -26,6 +26,7 @@ mod placement;
 mod process;
 mod proxy;
 mod real;
+mod replan;
 mod replicas;
 mod rest;
 mod restart;
@@ -106,6 +107,16 @@ enum Area {
         #[arg(long, value_name = "MEMBERS", conflicts_with = "clusters")]
         durable: Option<usize>,
     },
+    /// Replanning a fleet that lost one of its clusters, at grades of fill: time, what moves, and what finds no room.
+    Replan {
+        #[arg(long, default_value_t = 1000)]
+        clusters: usize,
+        #[arg(long = "apps", value_name = "N", default_value_t = 10_000)]
+        applications: usize,
+        /// Percent of the cores that are asked for, one row for each.
+        #[arg(long, value_delimiter = ',', default_values_t = [60, 80, 95], value_parser = clap::value_parser!(u32).range(1..=100))]
+        fill: Vec<u32>,
+    },
     /// How much time a second is enough to simulate: groups of replicas, and all that goes wrong between them.
     Sim {
         #[arg(long, default_value_t = 20_000)]
@@ -132,6 +143,7 @@ impl Area {
             Self::LeaderLoss(_) => "leader-loss",
             Self::Restart { .. } => "restart",
             Self::Placement { .. } => "placement",
+            Self::Replan { .. } => "replan",
             Self::Sim { .. } => "sim",
             Self::Sketch { .. } => "sketch",
             Self::Members => "members",
@@ -225,6 +237,9 @@ async fn measure(area: &Area, directory: &std::path::Path) -> anyhow::Result<Fig
             for count in clusters {
                 rows.extend(placement::run((*count).max(1), *applications)?);
             }
+        }
+        Area::Replan { clusters, applications, fill } => {
+            rows.extend(replan::run((*clusters).max(2), *applications, fill)?);
         }
         Area::Sim { seeds } => rows.push(sim::run(*seeds)),
         Area::Sketch { nodes } => rows.extend(nodes.iter().map(|&nodes| sketch::run(nodes))),

@@ -55,13 +55,13 @@ const KINDS: [Kind; 5] = [
 ];
 
 /// What the agents told last.
-type Sketches = BTreeMap<Uid, Sketch>;
+pub(super) type Sketches = BTreeMap<Uid, Sketch>;
 
-struct Application {
-    kind: usize,
-    policies: Vec<Policy>,
-    components: Vec<RenderedComponent>,
-    previous: Placement,
+pub(super) struct Application {
+    pub kind: usize,
+    pub policies: Vec<Policy>,
+    pub components: Vec<RenderedComponent>,
+    pub previous: Placement,
 }
 
 #[derive(Default)]
@@ -74,7 +74,8 @@ struct Times {
 
 /// One row for all kinds and one for each of them.
 pub fn run(clusters: usize, applications: usize) -> anyhow::Result<Vec<Row>> {
-    let (mut fleet, mut sketches) = fleet(clusters, applications);
+    let cpu = 2 * CPU_PER_APPLICATION * applications as i64 / clusters as i64;
+    let (mut fleet, mut sketches) = fleet(clusters, cpu);
     let mut all: Vec<Application> = (0..applications).map(|number| application(number, clusters)).collect();
     let mut times: Vec<Times> = KINDS.iter().map(|_| Times::default()).collect();
     let mut unplaced = 0;
@@ -131,7 +132,7 @@ fn row(clusters: usize, kind: &str, times: Times) -> Row {
     row
 }
 
-fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, Duration) {
+pub(super) fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, Duration) {
     let held = BTreeSet::new();
     let known = Some(&application.previous).filter(|placement| placement.decision > 0);
     let problem = Problem {
@@ -149,7 +150,7 @@ fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, Duration) {
 }
 
 /// Remembers the answer, and lets what is new start at once: its agent tells of the room that is left.
-fn keep((fleet, sketches): (&mut Fleet, &mut Sketches), application: &mut Application, solution: Solution) {
+pub(super) fn keep((fleet, sketches): (&mut Fleet, &mut Sketches), application: &mut Application, solution: Solution) {
     let count = |row: Option<&PlacementRow>| {
         row.and_then(|row| row.components.values().next()).and_then(|share| share.replicas).unwrap_or(0)
     };
@@ -203,12 +204,12 @@ fn name(number: usize) -> String {
     format!("cluster-{number:05}")
 }
 
-fn uid(number: usize) -> Uid {
+pub(super) fn uid(number: usize) -> Uid {
     Uid(format!("{number:08x}-0000-4000-8000-000000000000"))
 }
 
-fn fleet(clusters: usize, applications: usize) -> (Fleet, Sketches) {
-    let cpu = 2 * CPU_PER_APPLICATION * applications as i64 / clusters as i64;
+/// With so many thousandths of a core in each cluster, in eight regions.
+pub(super) fn fleet(clusters: usize, cpu: i64) -> (Fleet, Sketches) {
     let mut sketches = Sketches::new();
     let candidate = |number: usize| {
         let nodes = NODES_PER_CLUSTER_MIN + number as u32 % 5;
@@ -242,7 +243,7 @@ fn fleet(clusters: usize, applications: usize) -> (Fleet, Sketches) {
 }
 
 /// One of twelve sizes of pods.
-fn demand(number: usize) -> Demand {
+pub(super) fn demand(number: usize) -> Demand {
     let cpu = [100, 250, 500, 1000][number % 4];
     let memory = [GIBIBYTE / 4, GIBIBYTE, 2 * GIBIBYTE][number / 4 % 3];
     Demand { requests: Resources::of([(CPU, cpu), (MEMORY, memory)]), ..Demand::default() }
@@ -252,6 +253,10 @@ fn application(number: usize, clusters: usize) -> Application {
     let kind = number % KINDS.len();
     let properties = KINDS[kind].1(number / KINDS.len(), clusters);
     let count = if kind == 4 { 2 } else { 4 + number as u32 % 29 };
+    application_of(number, kind, properties, count)
+}
+
+pub(super) fn application_of(number: usize, kind: usize, properties: Value, count: u32) -> Application {
     let component = RenderedComponent {
         name: "web".into(),
         type_: "webservice".into(),

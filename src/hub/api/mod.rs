@@ -17,6 +17,7 @@ mod path;
 pub mod ports;
 mod protobuf;
 mod query;
+mod questions;
 mod read;
 mod reviews;
 mod selector;
@@ -35,8 +36,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::ports::{Admit, Group, Overlay, View};
+pub use self::views::Decisions;
 use super::{
     auth::{Audit, Tokens},
+    desk::Questions,
     limits,
 };
 use crate::{
@@ -53,6 +56,8 @@ pub struct Setup {
     pub views: BTreeMap<GroupVersionKind, Arc<dyn View>>,
     /// Where the hub has replicas.
     pub group: Option<Arc<dyn Group>>,
+    /// The way to the leader, for what only it can answer.
+    pub questions: Option<Questions>,
     pub overlays: BTreeMap<GroupVersionKind, Arc<dyn Overlay>>,
     pub admissions: BTreeMap<GroupVersionKind, Admit>,
     /// `HOST:PORT`, as discovery names the server.

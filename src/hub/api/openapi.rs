@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use bytes::Bytes;
+use prost::Message;
 use serde_json::{Map, Value, json};
 
 use super::discovery;
@@ -47,6 +48,32 @@ pub fn index() -> Value {
 /// `/openapi/v2`: the least document there is. Clients that want schemas read v3.
 pub fn v2() -> Value {
     json!({"swagger": "2.0", "info": {"title": "hanse", "version": "v1"}, "paths": {}, "definitions": {}})
+}
+
+/// The same in the form that kubectl reads before it creates what it cannot have checked by the hub (a kind without patch). No
+/// kind stands in it, and what does not stand in it kubectl lets pass.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+pub fn v2_protobuf() -> Bytes {
+    let info = Info { title: "hanse".into(), version: "v1".into() };
+    Swagger { swagger: "2.0".into(), info: Some(info) }.encode_to_vec().into()
+}
+
+/// The first fields of gnostic's `openapi.v2.Document`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Swagger {
+    #[prost(string, tag = "1")]
+    swagger: String,
+    #[prost(message, optional, tag = "2")]
+    info: Option<Info>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Info {
+    #[prost(string, tag = "1")]
+    title: String,
+    #[prost(string, tag = "2")]
+    version: String,
 }
 
 fn document(path: &str, group: &str, version: &str) -> Value {

@@ -118,7 +118,7 @@ pub fn decode(kind: &Kind, bytes: &[u8]) -> Result<Value> {
         Backing::Review(Review::Access) => access_review,
         Backing::Review(Review::Rules) => rules_review,
         Backing::Store if kind.gvk == kinds::NAMESPACE.gvk => namespace,
-        Backing::Store | Backing::View => return Err(refusal()),
+        Backing::Store | Backing::View | Backing::Review(Review::Placement | Review::Drill) => return Err(refusal()),
     };
     let malformed =
         |error: &dyn std::fmt::Display| Refusal::bad_request(format!("the body is not valid protobuf: {error}"));

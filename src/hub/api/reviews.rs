@@ -1,6 +1,7 @@
 //! Reviews: questions about oneself, answered by the very function that decides (kinds with `Backing::Review`).
 //!
-//! Must never: answer about anybody but the caller, or keep anything.
+//! Must never: answer about anybody but the caller, or keep anything. Those about placement are answered elsewhere
+//! ([`super::questions`]).
 
 use http::HeaderMap;
 use serde_json::{Value, json};
@@ -21,11 +22,9 @@ use crate::{
 const PATHS: [&str; 9] =
     ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi/*", "/readyz", "/version"];
 
-/// The review with its answer, and what strict decoding found.
-pub fn answer(
-    subject: &Subject,
+/// A sound review, and what strict decoding found.
+pub fn read(
     target: &Target,
-    review: Review,
     headers: &HeaderMap,
     (bytes, validation): (&[u8], Validation),
 ) -> Result<(Value, Vec<Finding>)> {
@@ -37,12 +36,17 @@ pub fn answer(
     if !faults.is_empty() {
         return Err(Refusal::invalid(kind, "", &faults));
     }
-    value["status"] = match review {
-        Review::Subject => json!({"userInfo": {"username": subject.user, "groups": subject.groups}}),
-        Review::Access => access(subject, &value["spec"]),
-        Review::Rules => rules(subject, value["spec"]["namespace"].as_str().unwrap_or_default()),
-    };
     Ok((value, findings))
+}
+
+/// `None` for what only the leader can answer.
+pub fn answer(subject: &Subject, review: Review, spec: &Value) -> Option<Value> {
+    match review {
+        Review::Subject => Some(json!({"userInfo": {"username": subject.user, "groups": subject.groups}})),
+        Review::Access => Some(access(subject, spec)),
+        Review::Rules => Some(rules(subject, spec["namespace"].as_str().unwrap_or_default())),
+        Review::Placement | Review::Drill => None,
+    }
 }
 
 fn access(subject: &Subject, spec: &Value) -> Value {

@@ -18,7 +18,7 @@ use super::{
     discovery, openapi,
     path::{self, Route, Subresource, Target},
     query::Query,
-    read, reviews,
+    questions, read, reviews,
     status::{Refusal, Result},
     watch,
     write::{self, Written},
@@ -147,7 +147,7 @@ fn attributes_of(target: &Target, verb: Verb) -> Attributes {
     }
 }
 
-fn permit(subject: &Subject, attributes: &Attributes) -> Result<()> {
+pub(super) fn permit(subject: &Subject, attributes: &Attributes) -> Result<()> {
     match auth::authorize(subject, attributes) {
         Decision::Allow => Ok(()),
         Decision::Deny(message) if subject.is_anonymous() && attributes.resource.is_empty() => {
@@ -180,7 +180,7 @@ fn serves(target: &Target, verb: Verb) -> Result<()> {
     Err(Refusal::method_not_allowed(kind, verb.name(), why))
 }
 
-/// A question about the caller itself: nothing is written, so nothing is recorded.
+/// A question: nothing is written, so nothing is recorded.
 async fn review(
     api: &Api,
     parts: &Parts,
@@ -193,7 +193,15 @@ async fn review(
     let (form, options) = (body::wanted(&parts.headers)?, query.write_options()?);
     let bytes = body::read(&parts.headers, body, limits::BODY_TIMEOUT).await?;
     let asked = (&bytes[..], options.validation);
-    let (answer, findings) = reviews::answer(&caller.subject, target, review, &parts.headers, asked)?;
+    let (mut answer, mut findings) = reviews::read(target, &parts.headers, asked)?;
+    answer["status"] = match reviews::answer(&caller.subject, review, &answer["spec"]) {
+        Some(status) => status,
+        None => {
+            let told = questions::answer(api, &caller.subject, target, review, &mut answer["spec"]).await?;
+            findings.extend(told.warnings);
+            told.status
+        }
+    };
     let mut response = read::respond(api, target.kind, StatusCode::CREATED, form, query.include_object()?, answer);
     warn(response.headers_mut(), &findings);
     Ok(response)
@@ -374,6 +382,9 @@ async fn pages(api: &Api, parts: &Parts, query: &Query, route: Route) -> Result<
         Route::Group(group) => found(discovery::group(&group))?,
         Route::Resources { group, version } => found(discovery::resource_list(&group, &version))?,
         Route::OpenApiIndex => openapi::index(),
+        Route::OpenApiV2 if header_text(&parts.headers, header::ACCEPT).contains(openapi::V2_PROTOBUF) => {
+            return Ok(page(&parts.headers, openapi::V2_PROTOBUF, openapi::v2_protobuf()));
+        }
         Route::OpenApiV2 => openapi::v2(),
         Route::OpenApi(path) => return open_api(&parts.headers, query, &path),
         Route::Resource(_) => return Err(Refusal::no_such_path()),

@@ -349,7 +349,7 @@ fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
 }
 
 /// Schema, metadata, the kind's own rules and the hub's admission: every fault at once.
-fn check(api: &Api, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<()> {
+pub(super) fn check(api: &Api, kind: &Kind, new: &Value, old: Option<&Value>) -> Result<()> {
     let mut faults = kind.schema.validate(new, FAULTS_COUNTED);
     // What the schema already faults is not said a second time by rules that read the same fields.
     faults.extend(crate::kinds::check_metadata(kind, new));

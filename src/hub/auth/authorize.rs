@@ -34,16 +34,18 @@ pub fn authorize(subject: &Subject, attributes: &Attributes) -> Decision {
     let is_path = attributes.resource.is_empty();
     let allowed = is_in(ADMIN_GROUP)
         || is_in(VIEWER_GROUP) && READ.contains(&attributes.verb.as_str())
-        // Whoever is somebody may ask who that is and what it may do.
-        || is_in(AUTHENTICATED_GROUP) && attributes.verb == "create" && is_about_oneself(attributes)
+        // Whoever is somebody may ask who that is and what it may do, and about placement.
+        || is_in(AUTHENTICATED_GROUP) && attributes.verb == "create" && is_a_question(attributes)
         // Discovery names kinds, not objects: whoever is somebody may read it, or no client would start.
         || is_path && is_in(AUTHENTICATED_GROUP) && attributes.verb == "get" && attributes.path != REPLICAS_PATH
         || is_path && is_health(&attributes.path) && attributes.verb == "get";
     if allowed { Decision::Allow } else { Decision::Deny(refusal(subject, attributes)) }
 }
 
-fn is_about_oneself(attributes: &Attributes) -> bool {
+/// Of what is told in answer each object is authorised by itself.
+fn is_a_question(attributes: &Attributes) -> bool {
     match attributes.group.as_str() {
+        "hub.hanse.dev" => ["placementreviews", "drillreviews"].contains(&attributes.resource.as_str()),
         "authentication.k8s.io" => attributes.resource == "selfsubjectreviews",
         "authorization.k8s.io" => {
             ["selfsubjectaccessreviews", "selfsubjectrulesreviews"].contains(&attributes.resource.as_str())

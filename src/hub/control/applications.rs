@@ -61,9 +61,6 @@ const PACE_MS_PER_ROW: u64 = 1;
 const PACE_MS_PER_WAITING: u64 = 2;
 /// Decisions of one step: while the next ones are made these are being stored, and agents are heard in between.
 const DECISIONS_MAX: usize = 64;
-/// Objects that are being written at once. Beyond that nothing is decided: what is decided early is stored late, and costs
-/// memory until then.
-pub const LANES_MAX: usize = 256;
 /// Refusals kept with a placement: those that say most come first.
 const REFUSALS_MAX: usize = 256;
 /// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
@@ -77,10 +74,10 @@ struct Snapshot {
 }
 
 /// The revision that an Application's rows run, where another is to be decided.
-struct RunningRevision {
-    name: String,
-    revision: Arc<Revision>,
-    policies: Vec<Policy>,
+pub(super) struct RunningRevision {
+    pub name: String,
+    pub revision: Arc<Revision>,
+    pub policies: Vec<Policy>,
 }
 
 /// Clusters where an Application would lose a component that nobody named.
@@ -125,10 +122,9 @@ impl Controller {
     pub(super) fn settle_applications(&mut self, now: Now) {
         let ripe = |(uid, due): &(&Uid, &Due)| due.at_ms <= now.monotonic_ms && !self.lanes.contains_key(*uid);
         let ripe = self.due.iter().filter(ripe).map(|(uid, due)| (uid.clone(), *due));
-        let most = DECISIONS_MAX.min(LANES_MAX.saturating_sub(self.lanes.len()));
-        let mut due: Vec<(Uid, Due)> = ripe.take(most + 1).collect();
-        let more = due.len() > most;
-        due.truncate(most);
+        let mut due: Vec<(Uid, Due)> = ripe.take(DECISIONS_MAX + 1).collect();
+        let more = due.len() > DECISIONS_MAX;
+        due.truncate(DECISIONS_MAX);
         for (uid, due) in due {
             self.due.remove(&uid);
             let losses = self.settle_application(now, &uid, due.decide, false);
@@ -260,8 +256,13 @@ impl Controller {
 
     /// What runs while `snapshot` is decided; every row that runs something runs the same. Absent where that is it.
     fn running(&self, uid: &Uid, previous: &Placement, snapshot: &Snapshot) -> Option<RunningRevision> {
-        let name = &previous.rows.iter().find(|row| !row.components.is_empty())?.revision;
-        let known = self.index.snapshot(uid, name).filter(|_| *name != snapshot.name)?;
+        self.runs(uid, previous).filter(|running| running.name != snapshot.name)
+    }
+
+    /// What the rows of a placement run.
+    pub(super) fn runs(&self, uid: &Uid, placement: &Placement) -> Option<RunningRevision> {
+        let name = &placement.rows.iter().find(|row| !row.components.is_empty())?.revision;
+        let known = self.index.snapshot(uid, name)?;
         let application = self.index.blobs.get(&known.revision.application_blob)?;
         let mut application: Value = serde_json::from_slice(&application).ok()?;
         let ApplicationSpec { policies, .. } = serde_json::from_value(application["spec"].take()).ok()?;

@@ -13,7 +13,8 @@ use std::{
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, watch};
+use serde_json::Value;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,16 +24,16 @@ use super::{
 use crate::{
     hub::{
         desk::{
-            Reception,
+            Reception, Unanswered,
             leader::{self, Line},
             reception::Word,
         },
-        feed,
+        feed, limits,
         plugins::Plugins,
     },
     model::{Now, Timestamp, Uid, plugin::Judgements},
     store::{Error, Key, Outcome, Revision, Store, raft::Leadership},
-    wire::FromDesk,
+    wire::{FromDesk, Question},
 };
 
 /// Words of replicas taken in one go before the store is listened to again.
@@ -105,6 +106,7 @@ async fn lead(store: &Arc<dyn Store>, settings: &Settings, reception: &Reception
         plugins: Arc::new(Plugins::new(settings.plugins.clone())),
         asks: FuturesUnordered::new(),
         started: Instant::now(),
+        inquiries: Arc::new(Semaphore::new(limits::INQUIRIES_MAX)),
     };
     let mut words = Vec::with_capacity(BURST);
     loop {
@@ -140,6 +142,8 @@ struct Shell<'a> {
     plugins: Arc<Plugins>,
     asks: FuturesUnordered<Answer>,
     started: Instant,
+    /// For answers that are being worked out, beside deciding.
+    inquiries: Arc<Semaphore>,
 }
 
 impl Shell<'_> {
@@ -160,6 +164,10 @@ impl Shell<'_> {
                     (Instant::now(), leader::Event::Opened(line))
                 }
                 Word::Said { line, at, said } => (at.into_std(), leader::Event::Said(line, *said)),
+                Word::Asked { question, answer } => {
+                    self.inquire(&question, answer);
+                    continue;
+                }
                 Word::Closed { line } => {
                     self.lines.remove(&line);
                     (Instant::now(), leader::Event::Closed(line))
@@ -171,6 +179,19 @@ impl Shell<'_> {
             }
         }
         true
+    }
+
+    /// Only what an answer is made from is taken here; the work is done while deciding goes on.
+    fn inquire(&mut self, question: &Question, answer: oneshot::Sender<Result<Value, Unanswered>>) {
+        let slot = self.inquiries.clone().try_acquire_owned().map_err(|_| Unanswered::Busy);
+        let begun = slot.and_then(|slot| Ok((slot, self.turn.inquire(self.now(Instant::now()), question)?)));
+        match begun {
+            Ok((slot, inquiry)) => drop(tokio::task::spawn_blocking(move || {
+                let _gone = answer.send(inquiry.answer());
+                drop(slot);
+            })),
+            Err(why) => drop(answer.send(Err(why))),
+        }
     }
 
     /// False where another process leads.

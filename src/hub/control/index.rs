@@ -131,6 +131,11 @@ impl Index {
         self.homes.insert(application.clone(), homes);
     }
 
+    /// The Application under this key.
+    pub fn named(&self, key: &Key) -> Option<&StoredApplication> {
+        self.applications.get(self.uids.get(key)?)
+    }
+
     pub fn placement(&self, application: &Uid) -> Option<Arc<Placement>> {
         self.placements.get(application).map(|stored| stored.placement.clone())
     }

@@ -1,6 +1,7 @@
 //! The controller against the store's own state machine and agents of a few lines.
 
 mod binding;
+mod inquiries;
 mod profiles;
 mod reserved;
 mod rules;

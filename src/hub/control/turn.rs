@@ -6,16 +6,19 @@
 
 use std::sync::Arc;
 
-use super::{Controller, Settings, lanes::unchanged};
+use super::{Controller, Settings, inquiry::Inquiry, lanes::unchanged};
 use crate::{
     flow::schedule::Ask,
     hub::{
-        desk::leader::{self, Desk, Line},
+        desk::{
+            Unanswered,
+            leader::{self, Desk, Line},
+        },
         feed::Feed,
     },
     model::{Now, plugin::Judgements},
     store::{Entry, Error, Key, Operation, Outcome, Revision, Transaction},
-    wire::FromDesk,
+    wire::{FromDesk, Question},
 };
 
 /// Who leads: its key is compared in every transaction of the controllers.
@@ -90,6 +93,11 @@ impl Turn {
             self.desk(now, now, leader::Event::Settled(settled), &mut effects);
         }
         effects
+    }
+
+    /// All that an answer is made from, as of now. Nothing changes by it.
+    pub fn inquire(&mut self, now: Now, question: &Question) -> Result<Inquiry, Unanswered> {
+        self.controller.inquire(now, question)
     }
 
     fn desk(&mut self, now: Now, heard: Now, event: leader::Event, effects: &mut Vec<Effect>) {

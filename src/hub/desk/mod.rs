@@ -5,12 +5,13 @@
 //! about a cluster or an Application, lose a report of a living agent, or speak for a stream that may be dead.
 //!
 //! [`outpost::Outpost`] is the replica's side and [`leader::Desk`] the leader's; both are synchronous steps. The leader's
-//! own agents go the same way, without a network. [`reception`] and [`post`] are the shells, [`service`] is the way
+//! own agents go the same way, without a network. What people ask the leader ([`questions`]) goes beside it, one by one. [`reception`] and [`post`] are the shells, [`service`] is the way
 //! between processes.
 
 pub mod leader;
 pub mod outpost;
 pub mod post;
+pub mod questions;
 pub mod reception;
 pub mod service;
 #[cfg(test)]
@@ -18,5 +19,6 @@ mod tests;
 
 pub use self::{
     post::{Doors, Post},
+    questions::{Questions, Unanswered},
     reception::Reception,
 };

@@ -7,12 +7,16 @@ use std::sync::{
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::Instant};
+use serde_json::Value;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
-use super::leader::Line;
+use super::{Unanswered, leader::Line};
 use crate::{
     store::raft::ReplicaId,
-    wire::{FromDesk, ToDesk},
+    wire::{FromDesk, Question, ToDesk},
 };
 
 /// Messages of all replicas that may wait for control; beyond, the streams are read more slowly.
@@ -20,12 +24,13 @@ const WORDS_MAX: usize = 1024;
 /// Messages that may wait for one replica. One that lets more wait is cut off, and hears all again on its next stream.
 const TELLS_MAX: usize = 1024;
 
-/// What happens on the lines, each with the time it was received.
+/// What happens on the lines, each with the time it was received, and what is asked beside them.
 #[derive(Debug)]
 pub enum Word {
     Opened { line: Line, tell: mpsc::Sender<FromDesk> },
     Said { line: Line, at: Instant, said: Box<ToDesk> },
     Closed { line: Line },
+    Asked { question: Box<Question>, answer: oneshot::Sender<Result<Value, Unanswered>> },
 }
 
 /// A shared handle; cheap to clone.
@@ -57,6 +62,15 @@ impl Reception {
         let (sender, words) = mpsc::channel(WORDS_MAX);
         *self.0.open.lock() = Some(sender);
         Opened { reception: self.clone(), words }
+    }
+
+    /// What this replica, which leads, would decide.
+    pub async fn ask(&self, question: Question) -> Result<Value, Unanswered> {
+        let elsewhere = || Unanswered::Unavailable("this replica does not lead".into());
+        let words = self.0.open.lock().clone().ok_or_else(elsewhere)?;
+        let (answer, answered) = oneshot::channel();
+        words.send(Word::Asked { question: Box::new(question), answer }).await.map_err(|_| elsewhere())?;
+        answered.await.unwrap_or_else(|_| Err(elsewhere()))
     }
 
     /// Takes in the stream of a replica; `None` where this one does not lead. What is told ends when the stream does, or

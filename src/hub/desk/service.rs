@@ -7,11 +7,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Extensions, Request, Response, Status, transport::Channel};
 use tracing::warn;
 
-use super::Reception;
+use serde_json::Value;
+
+use super::{Reception, Unanswered};
 use crate::{
     store::raft::ReplicaId,
     wire::{
-        FromDesk, Invalid, ToDesk, limits,
+        FromDesk, Invalid, Question, ToDesk, limits,
         proto::{self, desk_client::DeskClient, desk_server::DeskServer},
     },
 };
@@ -27,7 +29,7 @@ pub struct Service {
 pub fn service(reception: Reception, sender: Sender) -> DeskServer<Service> {
     DeskServer::new(Service { reception, sender })
         .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(limits::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(limits::ANSWER_BYTES_MAX)
 }
 
 #[tonic::async_trait]
@@ -44,6 +46,14 @@ impl proto::desk_server::Desk for Service {
         let told = told.ok_or_else(|| Status::unavailable("this replica does not lead"))?;
         Ok(Response::new(ReceiverStream::new(told).map(|told| Ok(proto::FromDesk::from(&told))).boxed()))
     }
+
+    async fn ask(&self, request: Request<proto::DeskQuestion>) -> Result<Response<proto::DeskAnswer>, Status> {
+        (self.sender)(request.extensions())?;
+        let question = Question::try_from(request.into_inner());
+        let question = question.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let answer = self.reception.ask(question).await?.to_string().into();
+        Ok(Response::new(proto::DeskAnswer { answer }))
+    }
 }
 
 /// Opens a stream to the desk of the replica at the other end; why not, in words.
@@ -57,6 +67,15 @@ pub async fn meet(
     let told = client.meet(said.map(|said| proto::ToDesk::from(&said))).await;
     let told = told.map_err(|status| status.message().to_owned())?;
     Ok(understood(told.into_inner()))
+}
+
+/// Asks the replica at the other end, which leads.
+pub async fn ask(channel: Channel, question: &Question) -> Result<Value, Unanswered> {
+    let mut client = DeskClient::new(channel)
+        .max_decoding_message_size(limits::ANSWER_BYTES_MAX)
+        .max_encoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let answered = client.ask(proto::DeskQuestion::from(question)).await?.into_inner();
+    serde_json::from_slice(&answered.answer).map_err(|error| Unanswered::Unavailable(error.to_string()))
 }
 
 /// Until the stream breaks. What a newer replica says that cannot be understood here is left out, so that the two get along

@@ -190,6 +190,10 @@ impl Index {
         }
     }
 
+    pub fn placements(&self) -> impl Iterator<Item = &crate::hub::records::Stored> {
+        self.placements.iter().map(|(_, stored)| stored)
+    }
+
     /// Whether a placement of the Application is known, and none of its rows is the cluster's.
     pub fn has_no_row(&self, application: &Uid, cluster: &Uid) -> bool {
         let placement = self.placements.get(application).map(|stored| &stored.placement);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use self::index::Index;
 use super::feed::Feed;
 use crate::{
-    model::{Digest, Report, Uid, Work},
+    model::{Digest, Placement, Report, Uid, Work},
     store::{Error, Revision, Store},
 };
 
@@ -95,6 +95,16 @@ impl Slices {
             order(one).cmp(&order(other))
         });
         (index.revision, entries)
+    }
+
+    /// Every placement, or those of one namespace, with the store revision of its last change.
+    pub fn placements(&self, namespace: Option<&str>) -> (Revision, Vec<(Arc<Placement>, Revision)>) {
+        let index = self.0.index.read();
+        let stored = index.placements().map(|stored| (stored.placement.clone(), stored.modified));
+        let wanted = |(placement, _): &(Arc<Placement>, Revision)| {
+            namespace.is_none_or(|name| placement.application.namespace == name)
+        };
+        (index.revision, stored.filter(wanted).collect())
     }
 
     /// Wakes on each change of the cluster's slice; the value is the store revision of that change.

@@ -83,6 +83,7 @@ impl Hub {
             audit: Arc::new(Audit::open(&directory.path().join("audit.log")).expect("an audit log")),
             views: Default::default(),
             group: None,
+            questions: None,
             overlays: Default::default(),
             admissions: [(kinds::APPLICATION.gvk.clone(), flow::admit::admit as _)].into(),
             address: "hub:1".into(),

@@ -75,3 +75,44 @@ async fn all_that_one_may_do_is_listed() {
     let read = Some(json!(["get", "list", "watch"]));
     assert_eq!(rules(&[VIEWER_GROUP]).await, (read, Some(json!(["get"])), create, json!(false)));
 }
+
+async fn review(hub: &Hub, groups: &[&str], path: &str, kind: &str, spec: Value) -> Answer {
+    let body = json!({"apiVersion": "hub.hanse.dev/v1alpha1", "kind": kind, "metadata": {}, "spec": spec});
+    let url = format!("/apis/hub.hanse.dev/v1alpha1/{path}");
+    let request = Request::post(url).header("content-type", "application/json").body(Body::from(body.to_string()));
+    hub.send(person(groups), request.expect("a request")).await
+}
+
+#[tokio::test]
+async fn placement_is_asked_about_by_those_who_may_read_it() {
+    let hub = Hub::new().await;
+    let ask = |groups: &'static [&'static str], spec| {
+        review(&hub, groups, "namespaces/default/placementreviews", "PlacementReview", spec)
+    };
+    let named = json!({"name": "web"});
+    // Whether it is there is not for a stranger to know.
+    ask(&["dev"], named.clone()).await.refused(403, "Forbidden", "cannot get resource \"applications\"");
+    ask(&[VIEWER_GROUP], named).await.refused(404, "NotFound", "\"web\" not found");
+    ask(&[VIEWER_GROUP], json!({})).await.refused(422, "Invalid", "exactly one of");
+    let application = |spec: Value| json!({"application": {"apiVersion": "core.oam.dev/v1beta1", "kind": "Application", "metadata": {"name": "web"}, "spec": spec}});
+    let faulty = application(json!({"components": [{"name": "web", "type": "wroker"}]}));
+    ask(&[ADMIN_GROUP], faulty.clone()).await.refused(422, "Invalid", "wroker");
+    ask(&["dev"], faulty).await.refused(403, "Forbidden", "cannot get resource");
+    let sound = application(json!({"components": [{"name": "web", "type": "worker", "properties": {"image": "i"}}]}));
+    ask(&[ADMIN_GROUP], sound).await.refused(503, "ServiceUnavailable", "nobody here decides");
+    assert_eq!(hub.store.revision().await.expect("a revision"), 1, "nothing is kept");
+}
+
+#[tokio::test]
+async fn a_drill_is_for_those_who_may_list_clusters() {
+    let hub = Hub::new().await;
+    let ask = |groups: &'static [&'static str], lose: Value| {
+        review(&hub, groups, "drillreviews", "DrillReview", json!({ "lose": lose }))
+    };
+    ask(&["dev"], json!([{"clusters": ["eu"]}])).await.refused(403, "Forbidden", "cannot list resource \"clusters\"");
+    ask(&[VIEWER_GROUP], json!([])).await.refused(422, "Invalid", "at least one set");
+    ask(&[VIEWER_GROUP], json!([{}])).await.refused(422, "Invalid", "clusters or clusterSelector");
+    let odd = json!([{"clusterSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}]);
+    ask(&[VIEWER_GROUP], odd).await.refused(400, "BadRequest", "Near");
+    ask(&[VIEWER_GROUP], json!([{"clusters": ["eu"]}])).await.refused(503, "ServiceUnavailable", "nobody here decides");
+}

@@ -355,23 +355,3 @@ fn many_reports_share_few_transactions() {
     // The Application itself, its decision, events, a few batches of sixty reports, and their statuses.
     assert!(writes <= 20, "{writes} writes");
 }
-
-#[test]
-fn many_that_wait_are_all_placed_once_clusters_are_open() {
-    let clusters: Vec<String> = (0..3).map(|n| format!("c{n}")).collect();
-    let mut world = World::with(&clusters.iter().map(|name| (name.as_str(), 1000)).collect::<Vec<_>>());
-    let cordon = |world: &mut World, cordoned: bool| {
-        for name in &clusters {
-            world.edit(&CLUSTER, "", name, |cluster| cluster["spec"]["unschedulable"] = json!(cordoned));
-        }
-    };
-    cordon(&mut world, true);
-    world.settle();
-    // More than one step decides.
-    let applications: Vec<_> = (0..150).map(|n| world.apply(&format!("app-{n:03}"), 4, divided())).collect();
-    world.settle();
-    assert!(applications.iter().all(|application| world.shares(application).is_empty()));
-    cordon(&mut world, false);
-    world.settle();
-    assert!(applications.iter().all(|application| world.shares(application).values().sum::<u32>() == 4));
-}

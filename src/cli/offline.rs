@@ -1,0 +1,154 @@
+//! A fleet in a file: its clusters, and the Applications with their placements where they are in it.
+//!
+//! As `kubectl get clusters,applications -A -o yaml` prints them. What is reserved and not yet seen in a sketch is known to
+//! a hub alone, so a hub may have less room than its file.
+
+use std::{collections::BTreeSet, path::Path};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::input;
+use crate::{
+    flow::{
+        render::render,
+        schedule::{Fleet, Profiles, drill::Tenant},
+    },
+    model::{
+        Application, Cluster, ObjectName, Placement, Policy, Uid,
+        placement::{Row, Share},
+        revision::RenderedComponent,
+    },
+};
+
+pub struct Known {
+    clusters: Vec<Cluster>,
+    applications: Vec<Placed>,
+}
+
+/// An Application, as its status says where it is.
+pub struct Placed {
+    pub name: ObjectName,
+    pub placement: Placement,
+    policies: Vec<Policy>,
+    scheduler: Option<String>,
+    components: Vec<RenderedComponent>,
+}
+
+pub fn read(path: &Path) -> anyhow::Result<Known> {
+    let (mut clusters, mut applications): (Vec<Cluster>, Vec<Value>) = (Vec::new(), Vec::new());
+    let mut names = BTreeSet::new();
+    for document in input::documents(path)? {
+        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        match document["kind"].as_str() {
+            Some("Application") if !name.is_empty() => applications.push(document),
+            Some("Cluster") if !name.is_empty() => {
+                if !names.insert(name.clone()) {
+                    bail!("{} holds two clusters named {name:?}", path.display());
+                }
+                clusters.push(cluster(path, name, document)?);
+            }
+            _ => bail!(
+                "{} holds an object that is no Cluster and no Application with a name: kind {}",
+                path.display(),
+                document["kind"]
+            ),
+        }
+    }
+    let placed = |document: Value| {
+        let name = document["metadata"]["name"].clone();
+        placed(&clusters, document).with_context(|| format!("application {name} in {}", path.display()))
+    };
+    let applications = applications.into_iter().map(placed).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Known { clusters, applications })
+}
+
+impl Known {
+    pub fn fleet(&self) -> Fleet {
+        Fleet::of_clusters(&self.clusters)
+    }
+
+    pub fn placement(&self, name: &ObjectName) -> Option<&Placement> {
+        self.applications.iter().find(|placed| placed.name == *name).map(|placed| &placed.placement)
+    }
+
+    pub fn tenants<'a>(&'a self, profiles: &'a Profiles) -> Vec<Tenant<'a>> {
+        self.applications.iter().map(|placed| placed.tenant(profiles)).collect()
+    }
+}
+
+impl Placed {
+    fn tenant<'a>(&'a self, profiles: &'a Profiles) -> Tenant<'a> {
+        let Self { name, placement, policies, components, scheduler } = self;
+        Tenant { name, policies, components, placement, running: None, profiles, scheduler: scheduler.as_deref() }
+    }
+}
+
+/// One that was written by hand need not have a uid: then its name is one.
+fn cluster(path: &Path, name: String, document: Value) -> anyhow::Result<Cluster> {
+    let mut cluster: Cluster = serde_json::from_value(document)
+        .with_context(|| format!("cluster {name:?} in {} cannot be read", path.display()))?;
+    if cluster.metadata.uid == Uid::default() {
+        cluster.metadata.uid = Uid(name);
+    }
+    Ok(cluster)
+}
+
+/// A line of `status.placement.rows`.
+#[derive(Deserialize)]
+struct Line {
+    cluster: String,
+    component: String,
+    replicas: Option<u32>,
+    #[serde(default)]
+    reason: String,
+}
+
+fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
+    let status = document["status"]["placement"].take();
+    let application: Application = serde_json::from_value(document)?;
+    let lines: Vec<Line> = match &status["rows"] {
+        Value::Null => Vec::new(),
+        rows => serde_json::from_value(rows.clone()).context("status.placement cannot be read")?,
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    for Line { cluster, component, replicas, reason } in lines {
+        let known = clusters.iter().find(|known| known.metadata.name == cluster);
+        let known = known.with_context(|| format!("it runs in cluster {cluster:?}, which is not in the file"))?;
+        let place = rows.iter().position(|row| row.cluster == known.metadata.uid).unwrap_or_else(|| {
+            rows.push(Row {
+                cluster: known.metadata.uid.clone(),
+                cluster_name: cluster,
+                generation: 1,
+                revision: String::new(),
+                components: Default::default(),
+                removals: Vec::new(),
+                trace: String::new(),
+            });
+            rows.len() - 1
+        });
+        rows[place].components.insert(component, Share { replicas, reason });
+    }
+    let name = application.metadata.object_name();
+    let placement = Placement {
+        application: name.clone(),
+        application_uid: application.metadata.uid.clone(),
+        decision: status["decision"].as_u64().unwrap_or(1),
+        rows,
+        refusals: Vec::new(),
+        unplaced: Default::default(),
+    };
+    let scheduler = application.spec.other_scheduler().map(str::to_owned);
+    let components = components(&application)?;
+    Ok(Placed { name, placement, components, scheduler, policies: application.spec.policies })
+}
+
+/// What is to be placed of an Application.
+pub fn components(application: &Application) -> anyhow::Result<Vec<RenderedComponent>> {
+    let faults = |faults: Vec<crate::model::FieldError>| {
+        anyhow::anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    };
+    let rendered = render(application, "").map_err(faults)?;
+    Ok(rendered.components.into_iter().map(RenderedComponent::from).collect())
+}

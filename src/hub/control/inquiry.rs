@@ -1,0 +1,190 @@
+//! Inquiry: what the leader would decide, for people who ask before it does.
+//!
+//! Owns: the copy that an answer is made from: the fleet with the very rooms that decisions see, reservations taken off, and
+//! the Applications in question. Must never: write, reserve, or put anything on the leader's list of what is due.
+//!
+//! Taking the copy is the leader's step; [`Inquiry::answer`] is pure and works beside it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::Value;
+
+use super::{Controller, applications::RunningRevision, index::StoredApplication};
+use crate::{
+    flow::{
+        render::render,
+        schedule::{
+            Bound, Fleet, Problem, Profiles, Running,
+            account::{self, Account},
+            bind,
+            drill::{self, Drill, Tenant},
+        },
+    },
+    hub::{desk::Unanswered, keys},
+    kinds::APPLICATION,
+    model::{Application, Now, ObjectName, Placement, Timestamp, Uid, binding::Binding, revision::RenderedComponent},
+    wire::{Asked, Question},
+};
+
+/// All that one answer is made from.
+pub struct Inquiry {
+    revision: u64,
+    now: Timestamp,
+    fleet: Fleet,
+    profiles: Profiles,
+    about: About,
+}
+
+enum About {
+    One(Box<Subject>, BTreeSet<Uid>),
+    Loss { lost: BTreeSet<Uid>, tenants: Vec<Subject> },
+}
+
+/// An Application that is asked about.
+struct Subject {
+    name: ObjectName,
+    application: Arc<Application>,
+    components: Vec<RenderedComponent>,
+    previous: Option<Arc<Placement>>,
+    running: Option<RunningRevision>,
+    /// What another scheduler decided.
+    binding: Option<Arc<Binding>>,
+}
+
+impl Controller {
+    pub fn inquire(&mut self, now: Now, question: &Question) -> Result<Inquiry, Unanswered> {
+        if !self.index.ready || self.index.revision < question.least {
+            return Err(Unanswered::Behind);
+        }
+        self.refresh_rooms();
+        self.fleet.settle();
+        let about = match &question.asked {
+            Asked::Explain(name) => {
+                let stored = self.named(name).ok_or_else(|| refused(format!("there is no application {name}")))?;
+                let uid = stored.view.metadata.uid.clone();
+                let held = self.brake.clusters_of(&uid).into_iter().filter(|cluster| self.brake.holds(cluster, &uid));
+                About::One(Box::new(self.subject(&stored)?), held.collect())
+            }
+            Asked::Plan(application) => {
+                if let Some(scheduler) = application.spec.other_scheduler() {
+                    return Err(refused(format!("the scheduler {scheduler:?} decides where it goes")));
+                }
+                let known = self.named(&application.metadata.object_name());
+                let uid = known.map(|stored| stored.view.metadata.uid.clone());
+                let previous = uid.as_ref().and_then(|uid| self.placement(uid));
+                let running = uid.zip(previous.as_deref()).and_then(|(uid, placement)| self.runs(&uid, placement));
+                let subject = Subject {
+                    name: application.metadata.object_name(),
+                    components: rendered(application)?,
+                    application: Arc::new((**application).clone()),
+                    previous,
+                    running,
+                    binding: None,
+                };
+                About::One(Box::new(subject), BTreeSet::new())
+            }
+            Asked::Drill(lose) => {
+                let lost = drill::lost(&self.fleet, lose).map_err(refused)?;
+                let homes = lost.iter().filter_map(|cluster| self.index.tenants.get(cluster));
+                let tenants: BTreeSet<&Uid> = homes.flatten().collect();
+                let stored = tenants.into_iter().filter_map(|uid| self.index.applications.get(uid));
+                let stays = stored.filter(|stored| stored.view.metadata.deletion_timestamp.is_none());
+                // One that cannot be rendered is decided by nobody, in a drill or in earnest.
+                let tenants = stays.filter_map(|stored| self.subject(stored).ok()).collect();
+                About::Loss { lost, tenants }
+            }
+        };
+        let (fleet, profiles) = (self.fleet.clone(), self.index.profiles.clone());
+        Ok(Inquiry { revision: self.index.revision, now: now.wall, fleet, profiles, about })
+    }
+
+    fn named(&self, name: &ObjectName) -> Option<StoredApplication> {
+        self.index.named(&keys::key(&APPLICATION, &name.namespace, &name.name)).cloned()
+    }
+
+    /// An Application as it is to be decided: by its newest revision, or by its spec where that is not rendered yet.
+    fn subject(&self, stored: &StoredApplication) -> Result<Subject, Unanswered> {
+        let uid = &stored.view.metadata.uid;
+        let newest = self.index.newest(uid).filter(|newest| newest.revision.spec_digest == stored.spec_digest);
+        let previous = self.placement(uid);
+        let running = previous.as_deref().and_then(|placement| self.runs(uid, placement));
+        Ok(Subject {
+            name: stored.view.metadata.object_name(),
+            application: stored.view.clone(),
+            components: match newest {
+                Some(newest) => newest.revision.components.clone(),
+                None => rendered(&stored.view)?,
+            },
+            running: running.filter(|running| newest.is_none_or(|newest| running.name != newest.name)),
+            previous,
+            binding: self.index.bindings.get(uid).cloned(),
+        })
+    }
+}
+
+impl Inquiry {
+    /// As JSON: an [`Account`] or a [`Drill`].
+    pub fn answer(self) -> Result<Value, Unanswered> {
+        let Self { revision, now, mut fleet, profiles, about } = self;
+        let told = match about {
+            About::One(subject, held) => {
+                let problem = Problem {
+                    now,
+                    policies: &subject.application.spec.policies,
+                    components: &subject.components,
+                    previous: subject.previous.as_deref(),
+                    running: subject.running(),
+                    held: &held,
+                    profiles: &profiles,
+                };
+                let ObjectName { namespace, name } = subject.name.clone();
+                let told = match subject.application.spec.other_scheduler() {
+                    Some(scheduler) => {
+                        let generation = subject.application.metadata.generation;
+                        let bound = Bound { scheduler, generation, binding: subject.binding.as_deref() };
+                        let solution = bind(&mut fleet, &problem, &bound);
+                        account::told(&fleet, &problem, &solution)
+                    }
+                    None => account::account(&mut fleet, &problem),
+                };
+                let (application, revision) = (name, Some(revision));
+                serde_json::to_value(Account { application, namespace, revision, ..told })
+            }
+            About::Loss { lost, tenants } => {
+                let tenants: Vec<Tenant<'_>> = tenants.iter().filter_map(|subject| subject.tenant(&profiles)).collect();
+                let told = drill::drill(&mut fleet, now, &lost, &tenants);
+                serde_json::to_value(Drill { revision: Some(revision), ..told })
+            }
+        };
+        told.map_err(|error| Unanswered::Unavailable(error.to_string()))
+    }
+}
+
+impl Subject {
+    fn running(&self) -> Option<Running<'_>> {
+        let running = self.running.as_ref()?;
+        Some(Running { policies: &running.policies, components: &running.revision.components })
+    }
+
+    fn tenant<'a>(&'a self, profiles: &'a Profiles) -> Option<Tenant<'a>> {
+        Some(Tenant {
+            name: &self.name,
+            policies: &self.application.spec.policies,
+            components: &self.components,
+            placement: self.previous.as_deref()?,
+            running: self.running(),
+            profiles,
+            scheduler: self.application.spec.other_scheduler(),
+        })
+    }
+}
+
+fn refused(why: String) -> Unanswered {
+    Unanswered::Refused(why)
+}
+
+fn rendered(application: &Application) -> Result<Vec<RenderedComponent>, Unanswered> {
+    let rendered = render(application, "")
+        .map_err(|faults| refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+    Ok(rendered.components.into_iter().map(RenderedComponent::from).collect())
+}
