@@ -53,6 +53,8 @@ pub fn v2() -> Value {
 /// The same in the form that kubectl reads before it creates what it cannot have checked by the hub (a kind without patch). No
 /// kind stands in it, and what does not stand in it kubectl lets pass.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// Clients ask for it by a name that is no media type (`…spec.v2@v1.0+protobuf`); this much is common to both.
+pub const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
 
 pub fn v2_protobuf() -> Bytes {
     let info = Info { title: "hanse".into(), version: "v1".into() };

@@ -382,7 +382,7 @@ async fn pages(api: &Api, parts: &Parts, query: &Query, route: Route) -> Result<
         Route::Group(group) => found(discovery::group(&group))?,
         Route::Resources { group, version } => found(discovery::resource_list(&group, &version))?,
         Route::OpenApiIndex => openapi::index(),
-        Route::OpenApiV2 if header_text(&parts.headers, header::ACCEPT).contains(openapi::V2_PROTOBUF) => {
+        Route::OpenApiV2 if header_text(&parts.headers, header::ACCEPT).contains(openapi::V2_PROTOBUF_ASKED) => {
             return Ok(page(&parts.headers, openapi::V2_PROTOBUF, openapi::v2_protobuf()));
         }
         Route::OpenApiV2 => openapi::v2(),
