@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Fleet, Profiles,
+        Candidate, Fleet, Profiles,
         drill::{self, Component, Replanned, Tenant},
     },
     model::{
@@ -87,7 +87,8 @@ fn row(clusters: usize, applications: usize, fill: u32) -> Row {
 
 impl Sums {
     fn add(&mut self, fleet: &Fleet, tenants: &[Tenant<'_>], lost: Uid) {
-        let mut copy = fleet.clone();
+        let of = |(uid, candidate): (&Uid, &Candidate)| (uid.clone(), candidate.clone());
+        let mut copy = Fleet::of(fleet.iter().map(of));
         let lost = BTreeSet::from([lost]);
         let now = Timestamp::from_seconds(0);
         let begin = Instant::now();

@@ -210,7 +210,10 @@ fn topologies(policies: &[Policy]) -> impl Iterator<Item = (usize, Topology)> {
 
 /// Adds the cluster to every list of names that keeps it out.
 fn name(changed: &mut [Policy], policies: &[Policy], component: &str, cluster: &str) -> Option<()> {
-    let add = |properties: &mut Value| Some(properties["clusters"].as_array_mut()?.push(json!(cluster)));
+    let add = |properties: &mut Value| {
+        properties["clusters"].as_array_mut()?.push(json!(cluster));
+        Some(())
+    };
     let lacks = |names: &[String]| !names.is_empty() && names.iter().all(|name| name != cluster);
     if let Some(place) = place_of(policies, component)
         && policy_of(policies, component).is_some_and(|policy| lacks(&policy.target.clusters))

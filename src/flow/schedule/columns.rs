@@ -12,7 +12,7 @@ use super::fleet::Id;
 const COLUMNS_MAX: usize = 256;
 
 /// Ids in the order in which they changed, as far back as is worth it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Log {
     ids: VecDeque<Id>,
     bound: usize,
@@ -48,13 +48,13 @@ impl Log {
 }
 
 /// Columns by what they are of.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Columns<K, T> {
     kept: BTreeMap<K, Column<T>>,
     asked: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Column<T> {
     content: Arc<T>,
     as_of: u64,

@@ -47,8 +47,7 @@ pub struct Candidate {
 /// The place of a cluster in the order of names and uids.
 pub type Id = u32;
 
-/// A copy shares the columns until one of the two changes them: it is cheap to ask "what if" of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Fleet {
     clusters: Vec<(Uid, Candidate)>,
     ids: BTreeMap<Uid, Id>,

@@ -14,7 +14,7 @@ use crate::{
     flow::{
         render::render,
         schedule::{
-            Bound, Fleet, Problem, Profiles, Running,
+            Bound, Candidate, Fleet, Problem, Profiles, Running,
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
@@ -94,7 +94,8 @@ impl Controller {
                 About::Loss { lost, tenants }
             }
         };
-        let (fleet, profiles) = (self.fleet.clone(), self.index.profiles.clone());
+        let copy = |(uid, candidate): (&Uid, &Candidate)| (uid.clone(), candidate.clone());
+        let (fleet, profiles) = (Fleet::of(self.fleet.iter().map(copy)), self.index.profiles.clone());
         Ok(Inquiry { revision: self.index.revision, now: now.wall, fleet, profiles, about })
     }
 

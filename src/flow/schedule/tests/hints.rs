@@ -1,10 +1,18 @@
 //! Hints help, or are not given.
 
-use super::{
-    policies::{odd_case, odd_policies, placement_with, regions, taint},
-    *,
+use super::*;
+use crate::{
+    flow::schedule::hints::helps,
+    model::cluster::{ClusterTaint, REGION_LABEL, TaintEffect},
 };
-use crate::{flow::schedule::hints::helps, model::cluster::TaintEffect};
+
+fn placed_by(properties: serde_json::Value) -> Vec<Policy> {
+    vec![policy("placement", properties)]
+}
+
+fn taint(effect: TaintEffect) -> ClusterTaint {
+    ClusterTaint { key: "t".into(), value: String::new(), effect, time_added: None }
+}
 
 fn hints_of(case: &Case) -> Vec<Hint> {
     let mut fleet = Fleet::of(case.fleet.clone());
@@ -24,7 +32,7 @@ fn messages(case: &Case) -> Vec<String> {
 fn the_limit_to_raise_is_named_with_the_number_that_suffices() {
     let limits =
         json!({"mode": "Divided", "limits": [{"clusters": ["eu"], "max": 2}, {"clusterSelector": {}, "max": 6}]});
-    let case = Case::new(placement_with(limits), 10, &[("ap", 1), ("eu", 4), ("us", 20)]);
+    let case = Case::new(placed_by(limits), 10, &[("ap", 1), ("eu", 4), ("us", 20)]);
     assert_eq!(
         messages(&case),
         [
@@ -57,7 +65,7 @@ fn clusters_that_only_need_a_word_are_named() {
         (divided.clone(), |us| us.silent = true, "hearing of us again"),
         (
             divided,
-            |us| us.taints = vec![taint("t", TaintEffect::NoSchedule, 0)],
+            |us| us.taints = vec![taint(TaintEffect::NoSchedule)],
             "tolerating, or taking off, the taint t:NoSchedule of us",
         ),
         (json!({"mode": "Divided", "clusters": ["eu"]}), |_| (), "naming us in the policies"),
@@ -65,7 +73,7 @@ fn clusters_that_only_need_a_word_are_named() {
         (weighing, |_| (), "giving us the weight 1"),
     ];
     for (policy, alter, expected) in cases {
-        let mut case = Case::new(placement_with(policy), 5, &[("eu", 2), ("us", 9)]);
+        let mut case = Case::new(placed_by(policy), 5, &[("eu", 2), ("us", 9)]);
         for name in ["eu", "us"] {
             case.at(name).labels.insert("tier".into(), "gold".into());
         }
@@ -78,8 +86,10 @@ fn clusters_that_only_need_a_word_are_named() {
 #[test]
 fn the_bound_of_a_spread_is_named() {
     let policy = json!({"mode": "Divided", "spreadConstraints": [{"by": "region", "maxSkew": 1, "minGroups": 2}]});
-    let mut case = Case::new(placement_with(policy), 8, &[("eu", 9), ("us", 2)]);
-    regions(&mut case, &[("eu", "europe"), ("us", "america")]);
+    let mut case = Case::new(placed_by(policy), 8, &[("eu", 9), ("us", 2)]);
+    for (name, region) in [("eu", "europe"), ("us", "america")] {
+        case.at(name).labels.insert(REGION_LABEL.into(), region.into());
+    }
     let found = messages(&case);
     for expected in [
         "raising spreadConstraints[0].maxSkew over region from 1 to 4 would place all of web",
@@ -109,18 +119,50 @@ fn an_edit_that_waits_is_told_what_it_waits_for() {
     assert!(found.contains(&"asking for 2 replicas instead of 4 would place all of web".to_owned()), "{found:#?}");
 }
 
+const NAMES: [&str; 7] = ["ap", "br", "de", "eu", "jp", "us", "za"];
+
+/// Bounds of every kind that a hint may be about.
+fn bounding() -> impl Strategy<Value = serde_json::Value> {
+    prop::sample::select(vec![
+        json!({}),
+        json!({"limits": [{"clusters": ["ap", "br"], "min": 2, "max": 6}, {"clusterSelector": {}, "max": 9}]}),
+        json!({"spreadConstraints": [{"by": "region", "minGroups": 2, "maxSkew": 2}]}),
+        json!({"spreadConstraints": [{"by": "cluster", "maxGroups": 2}], "limits": [{"clusterSelector": {}, "min": 3}]}),
+        json!({"division": "Weighted", "weights": [{"clusters": ["ap", "eu"], "weight": 3}]}),
+        json!({"clusters": ["ap", "de"], "maxMoves": 1}),
+        json!({"clusterSelector": {"matchLabels": {"tier": "gold"}}, "allOrNothing": true}),
+    ])
+}
+
 proptest! {
     /// The change of a hint, made by itself on a fresh fleet, does what the hint says; one step less does not.
     #[test]
     fn a_hint_that_would_not_help_is_never_given(
-        policy in odd_policies(),
+        mut policy in bounding(),
         rooms in prop::collection::vec(0u32..12, 2..7),
         (replicas, more) in (1u32..60, 0u32..30),
         states in prop::collection::vec(0u32..12, 7),
     ) {
-        let mut case = odd_case(policy, &rooms, replicas, &[]);
+        policy["mode"] = "Divided".into();
+        let named: Vec<_> = NAMES.into_iter().zip(rooms.iter().copied()).collect();
+        let mut case = Case::new(placed_by(policy), replicas, &named);
+        for (number, (name, _)) in named.iter().enumerate() {
+            let labels = &mut case.at(name).labels;
+            labels.insert(REGION_LABEL.into(), ["a", "b", "c"][number % 3].into());
+            labels.extend((number % 2 == 0).then(|| ("tier".into(), "gold".into())));
+        }
         case.settle();
-        super::policies::unsettle(&mut case, &states);
+        for (cluster, state) in case.fleet.values_mut().zip(states) {
+            match state {
+                0 => cluster.cordoned = true,
+                1 => cluster.silent = true,
+                2 => cluster.accepted = false,
+                3 => cluster.taints = vec![taint(TaintEffect::NoSchedule)],
+                4 => cluster.taints = vec![taint(TaintEffect::NoExecute)],
+                5 => cluster.labels.clear(),
+                _ => {}
+            }
+        }
         case.scale(replicas + more);
         let before = case.solve();
         for hint in hints_of(&case) {

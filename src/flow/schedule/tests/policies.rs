@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::cluster::{ClusterTaint, Property, TaintEffect};
 
-pub(super) fn placement_with(properties: serde_json::Value) -> Vec<Policy> {
+fn placement_with(properties: serde_json::Value) -> Vec<Policy> {
     let mut all = json!({"mode": "Divided"});
     for (name, value) in properties.as_object().expect("a map") {
         all[name] = value.clone();
@@ -11,7 +11,7 @@ pub(super) fn placement_with(properties: serde_json::Value) -> Vec<Policy> {
     vec![policy("placement", all)]
 }
 
-pub(super) fn taint(key: &str, effect: TaintEffect, seconds: i64) -> ClusterTaint {
+fn taint(key: &str, effect: TaintEffect, seconds: i64) -> ClusterTaint {
     let time_added = Some(Timestamp::from_seconds(seconds));
     ClusterTaint { key: key.into(), value: String::new(), effect, time_added }
 }
@@ -311,7 +311,7 @@ fn a_changed_mode_comes_to_the_total_that_is_said() {
     settles(&mut case, &[("eu", 6), ("us", 6)]);
 }
 
-pub(super) fn regions(case: &mut Case, regions: &[(&str, &str)]) {
+fn regions(case: &mut Case, regions: &[(&str, &str)]) {
     for (name, region) in regions {
         case.at(name).labels.insert(crate::model::cluster::REGION_LABEL.into(), (*region).into());
     }
@@ -379,7 +379,7 @@ fn a_spread_that_cannot_be_kept_is_refused_in_words() {
     assert_eq!(why(&case.solve(), "us"), "left out by the spread over region: it does not say where it is");
 }
 
-pub(super) fn odd_policies() -> impl Strategy<Value = serde_json::Value> {
+fn odd_policies() -> impl Strategy<Value = serde_json::Value> {
     let spread = prop::sample::select(vec![
         json!([]),
         json!([{"by": "region", "minGroups": 2}]),
@@ -411,7 +411,7 @@ pub(super) fn odd_policies() -> impl Strategy<Value = serde_json::Value> {
 }
 
 /// Clusters in three regions, some of them in odd states.
-pub(super) fn odd_case(policy: serde_json::Value, rooms: &[u32], replicas: u32, states: &[u32]) -> Case {
+fn odd_case(policy: serde_json::Value, rooms: &[u32], replicas: u32, states: &[u32]) -> Case {
     let named: Vec<_> = NAMES.into_iter().zip(rooms.iter().copied()).collect();
     let mut case = Case::new(placement_with(policy), replicas, &named);
     for (number, name) in NAMES.into_iter().enumerate().take(rooms.len()) {
@@ -422,7 +422,7 @@ pub(super) fn odd_case(policy: serde_json::Value, rooms: &[u32], replicas: u32, 
     case
 }
 
-pub(super) fn unsettle(case: &mut Case, states: &[u32]) {
+fn unsettle(case: &mut Case, states: &[u32]) {
     for (cluster, state) in case.fleet.values_mut().zip(states) {
         match state {
             0 => cluster.cordoned = true,
