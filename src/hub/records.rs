@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         Digest, ObjectName, Placement, Uid,
-        placement::{ROWS_PER_CHUNK, Refusal, Row},
+        placement::{ROWS_PER_CHUNK, Refusal, Row, Why},
     },
     store::{Change, Entry, Key, Revision, blobs, object},
 };
@@ -73,9 +73,47 @@ struct Head {
     application_uid: Uid,
     decision: u64,
     chunks: usize,
-    refusals: Vec<Refusal>,
+    refusals: Vec<Said>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unplaced: BTreeMap<String, String>,
+}
+
+/// One reason, and all the clusters that it is said of: many have the same.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    component: String,
+    why: Why,
+    /// Uid and name, in order of names.
+    clusters: Vec<(Uid, String)>,
+}
+
+fn said(refusals: &[Refusal]) -> Vec<Said> {
+    let mut said: BTreeMap<(&str, &Why), Vec<(Uid, String)>> = BTreeMap::new();
+    for Refusal { cluster, cluster_name, component, why } in refusals {
+        said.entry((component, why)).or_default().push((cluster.clone(), cluster_name.clone()));
+    }
+    let one = |((component, why), clusters): ((&str, &Why), _)| Said {
+        component: component.into(),
+        why: why.clone(),
+        clusters,
+    };
+    said.into_iter().map(one).collect()
+}
+
+/// In order of component, cluster name and uid, as decisions have them.
+fn unsaid(said: Vec<Said>) -> Vec<Refusal> {
+    let each = |Said { component, why, clusters }: Said| {
+        clusters.into_iter().map(move |(cluster, cluster_name)| {
+            let (component, why) = (component.clone(), why.clone());
+            Refusal { cluster, cluster_name, component, why }
+        })
+    };
+    let mut refusals: Vec<Refusal> = said.into_iter().flat_map(each).collect();
+    refusals.sort_by(|one, other| {
+        (&one.component, &one.cluster_name, &one.cluster).cmp(&(&other.component, &other.cluster_name, &other.cluster))
+    });
+    refusals
 }
 
 /// A placement as values to store: its chunks, then its head.
@@ -91,7 +129,7 @@ pub fn encode(placement: &Placement) -> (Vec<(Key, Bytes)>, (Key, Bytes)) {
         application_uid: application.clone(),
         decision: placement.decision,
         chunks: chunks.len(),
-        refusals: placement.refusals.clone(),
+        refusals: said(&placement.refusals),
         unplaced: placement.unplaced.clone(),
     };
     (chunks, (Record::Head(application.clone()).key(), value(&head)))
@@ -172,7 +210,7 @@ impl Placements {
                 application_uid: head.application_uid,
                 decision: head.decision,
                 rows,
-                refusals: head.refusals,
+                refusals: unsaid(head.refusals),
                 unplaced: head.unplaced,
             };
             self.stored.insert(application.clone(), Stored { placement: Arc::new(placement), modified });
@@ -259,15 +297,28 @@ mod tests {
             removals: Vec::new(),
             trace: String::new(),
         };
+        let refusal = |component: &str, index: usize| Refusal {
+            cluster: Uid(format!("r{index:04}")),
+            cluster_name: format!("r{index:04}"),
+            component: component.into(),
+            why: if index % 3 == 0 {
+                Why::Cordoned
+            } else {
+                Why::Spread { by: "region".into(), detail: "full".into() }
+            },
+        };
+        let refusals: Vec<Refusal> =
+            ["api", "web"].iter().flat_map(|component| (0..100).map(|index| refusal(component, index))).collect();
         let placement = Placement {
             application: ObjectName::new("default", "web"),
             application_uid: "app".into(),
             decision: 7,
             rows: (0..ROWS_PER_CHUNK + 1).map(row).collect(),
-            refusals: Vec::new(),
+            refusals: refusals.clone(),
             unplaced: BTreeMap::new(),
         };
         let (chunks, (key, value)) = encode(&placement);
+        assert!(value.len() < 30 * refusals.len(), "a reason that many clusters have is stored once");
         assert_eq!(
             chunk_keys(&placement).collect::<Vec<_>>(),
             chunks.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>()
