@@ -65,8 +65,12 @@ fn row(clusters: usize, applications: usize, fill: u32) -> Row {
     let profiles = Profiles::default();
     let mut all: Vec<Application> = (0..applications).map(application).collect();
     let asked: i64 = all.iter().map(|application| asked(application, CPU)).sum();
-    let cpu = asked * 100 / i64::from(fill) / clusters as i64;
-    let (mut fleet, mut sketches): (Fleet, Sketches) = fleet(clusters, cpu);
+    let wanted = asked * 100 / i64::from(fill);
+    let each = wanted / clusters as i64;
+    // Nodes of a cluster come in sizes, and do not add up to what it was asked to have.
+    let has = free(&fleet(clusters, each).0, CPU, None);
+    let each = (i128::from(each) * i128::from(wanted) / i128::from(has.max(1))) as i64;
+    let (mut fleet, mut sketches): (Fleet, Sketches) = fleet(clusters, each);
     let before = free(&fleet, CPU, None);
     let mut waiting = 0;
     for application in &mut all {
