@@ -75,11 +75,10 @@ fn an_autoscaler_of_the_member_says_how_many_replicas_there_are() {
     wait::until("the new image", SOON, || {
         let deployment = get(member, "scaled", "deployment", "web").expect("the Deployment");
         let spec = &deployment["spec"];
-        match spec["template"]["spec"]["containers"][0]["image"] == "web:2" {
-            true => Ok(assert_eq!(spec["replicas"], 3)),
-            false => Err(spec.to_string()),
-        }
+        let is_new = spec["template"]["spec"]["containers"][0]["image"] == "web:2";
+        if is_new { Ok(()) } else { Err(spec.to_string()) }
     });
+    assert_eq!(replicas(member, "scaled", "web"), 3);
     federation.wait_until_running("scaled", "web");
 
     kubectl().args(["delete", "hpa", "web"]).ok();
