@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Fleet, Problem, Profiles, Record,
+        Fleet, Neighbours, Problem, Profiles, Record,
         account::{Account, account},
     },
     kinds::PLACEMENT_REVIEW,
@@ -147,6 +147,7 @@ fn record(
         previous,
         running: None,
         held: &BTreeSet::new(),
+        neighbours: &Neighbours::default(),
         profiles: &Profiles::default(),
     };
     Ok(Record::of(fleet, &problem))

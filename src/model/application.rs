@@ -1,5 +1,7 @@
 //! The Application as OAM / KubeVela `core.oam.dev/v1beta1` shapes it, as far as the product reads it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -123,6 +125,32 @@ pub struct PlacementPolicy {
     /// Replicas of one component that one decision may take from clusters that could keep them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_moves: Option<u32>,
+    /// Other Applications of the namespace to be with, or apart from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+}
+
+/// Hard, and for what is new: what runs stays. All terms hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Affinity {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<AffinityTerm>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<AffinityTerm>,
+}
+
+/// Applications by name or by their labels; one of the two is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AffinityTerm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+    /// What the two share or do not: `cluster`, `region`, `zone`, `provider` or a label of clusters.
+    #[serde(default = "AffinityTerm::topology")]
+    pub topology: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -233,6 +261,22 @@ impl ApplicationSpec {
     pub fn other_scheduler(&self) -> Option<&str> {
         let name = self.scheduler_name.as_str();
         (!name.is_empty() && name != OWN_SCHEDULER).then_some(name)
+    }
+}
+
+impl AffinityTerm {
+    fn topology() -> String {
+        "cluster".to_owned()
+    }
+}
+
+impl fmt::Display for AffinityTerm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.application, &self.selector) {
+            (Some(name), _) => f.write_str(name),
+            (None, Some(selector)) if !selector.is_empty() => write!(f, "applications with {selector}"),
+            (None, _) => f.write_str("any application"),
+        }
     }
 }
 

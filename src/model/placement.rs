@@ -116,6 +116,10 @@ pub enum Why {
     RuleFalse { message: String },
     #[error("a rule of the platform fails on it: {detail} ({expression})")]
     RuleFailed { expression: String, detail: String },
+    #[error("its {topology} has nothing of {with}: {detail}")]
+    Affinity { topology: String, with: String, detail: String },
+    #[error("its {topology} has {other}, and the two are to be apart")]
+    AntiAffinity { topology: String, other: String },
     #[error("{free} % of its {resource} are free, and the platform keeps {percent} % free")]
     NoHeadroom { resource: String, free: i64, percent: u32 },
     #[error("{message} (a plug-in of the platform)")]
@@ -149,6 +153,8 @@ impl Why {
             Self::RuleFailed { .. } => "RuleFailed",
             Self::NoHeadroom { .. } => "NoHeadroom",
             Self::PluginRefused { .. } => "PluginRefused",
+            Self::Affinity { .. } => "Affinity",
+            Self::AntiAffinity { .. } => "AntiAffinity",
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Row, load::Samples, process::Usage};
 use crate::{
-    flow::schedule::{Candidate, Decision, Fleet, Problem, Profiles, Room, Solution, decide},
+    flow::schedule::{Candidate, Decision, Fleet, Neighbours, Problem, Profiles, Room, Solution, decide},
     model::{
         Demand, ObjectName, Placement, Policy, Resources, Sketch, Timestamp, Uid,
         cluster::{PROVIDER_LABEL, Property, REGION_LABEL, ZONE_LABEL},
@@ -142,6 +142,7 @@ pub(super) fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, 
         previous: known,
         running: None,
         held: &held,
+        neighbours: &Neighbours::default(),
         profiles: &Profiles::default(),
     };
     let begin = Instant::now();

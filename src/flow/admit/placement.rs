@@ -30,6 +30,7 @@ const OF_DIVIDED: [&str; 6] = ["division", "limits", "maxMoves", "preferences", 
 
 pub fn check(placement: &Properties<'_>) {
     placement.allow_only(&[
+        "affinity",
         "allOrNothing",
         "clusterSelector",
         "clusters",
@@ -79,6 +80,9 @@ pub fn check(placement: &Properties<'_>) {
         check_target(group);
     });
     items(placement, "tolerations", ITEMS_MAX).iter().for_each(check_toleration);
+    if let Some(affinity) = placement.properties("affinity") {
+        check_affinity(&affinity);
+    }
     check_spread(placement);
     check_division(placement);
     items(placement, "limits", ITEMS_MAX).iter().for_each(check_limit);
@@ -125,6 +129,47 @@ fn check_toleration(toleration: &Properties<'_>) {
     number(toleration, "tolerationSeconds", 0);
     if toleration.has("tolerationSeconds") && effect != Some("NoExecute") {
         toleration.fault("effect", Invalid, "must be NoExecute where tolerationSeconds is set");
+    }
+}
+
+/// Each term means somebody, and nobody is to be both with and apart.
+fn check_affinity(affinity: &Properties<'_>) {
+    affinity.allow_only(&["apart", "with"]);
+    if !affinity.has("apart") && !affinity.has("with") {
+        affinity.fault("with", Required, "with, apart or both");
+    }
+    let mut seen: Vec<(&str, Value)> = Vec::new();
+    for list in ["with", "apart"] {
+        for term in items(affinity, list, ITEMS_MAX) {
+            term.allow_only(&["application", "selector", "topology"]);
+            if term.text("application") == Some("") {
+                term.fault("application", Required, "");
+            }
+            if let Some(selector) = term.properties("selector") {
+                check_selector(&selector);
+            }
+            match (term.has("application"), term.has("selector")) {
+                (true, true) => term.fault("selector", Forbidden, "application or selector, not both"),
+                (false, false) => {
+                    term.fault("application", Required, "name an application, or choose them by selector ({} for all)");
+                }
+                _ => {}
+            }
+            let topology = term.text("topology").unwrap_or("cluster");
+            if let Err(detail) = selector::check_key(topology) {
+                let detail = format!("cluster, region, zone, provider or a label: {}", shortened(&detail));
+                term.fault("topology", Invalid, detail);
+            }
+            let mut whole = Value::Object(term.as_map().clone());
+            whole["topology"] = topology.into();
+            match seen.iter().find(|(_, known)| *known == whole) {
+                Some((other, _)) if *other != list => {
+                    term.fault("topology", Invalid, "the same applications are to be with and apart in one topology");
+                }
+                Some(_) => term.fault("topology", Duplicate, "the same term is there already"),
+                None => seen.push((list, whole)),
+            }
+        }
     }
 }
 

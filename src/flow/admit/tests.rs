@@ -125,6 +125,10 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         "limits": [{"clusters": ["eu"], "min": 1, "max": 4}],
         "maxMoves": 0,
         "allOrNothing": true,
+        "affinity": {
+            "with": [{"application": "db", "topology": "region"}, {"selector": {"matchLabels": {"tier": "back"}}}],
+            "apart": [{"application": "db"}, {"selector": {}, "topology": "rack"}],
+        },
     });
     assert_eq!(divided(sound), NOTHING);
     for (properties, expected) in [
@@ -167,6 +171,21 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         (json!({"limits": [{"clusters": ["a"], "max": 1i64 << 40}]}), vec!["limits[0].max"]),
         (json!({"preferences": [{"by": "cost"}]}), vec!["preferences[0].order"]),
         (json!({"maxMoves": -1}), vec!["maxMoves"]),
+        (json!({"affinity": {}}), vec!["affinity.with"]),
+        (json!({"affinity": {"near": []}}), vec!["affinity.near", "affinity.with"]),
+        (json!({"affinity": {"with": [{}]}}), vec!["affinity.with[0].application"]),
+        (json!({"affinity": {"with": [{"application": ""}]}}), vec!["affinity.with[0].application"]),
+        (json!({"affinity": {"with": [{"application": "a", "selector": {}}]}}), vec!["affinity.with[0].selector"]),
+        (json!({"affinity": {"apart": [{"selector": {}, "topology": "a b"}]}}), vec!["affinity.apart[0].topology"]),
+        (
+            json!({"affinity": {"with": [{"application": "a"}], "apart": [{"application": "a", "topology": "cluster"}]}}),
+            vec!["affinity.apart[0].topology"],
+        ),
+        (
+            json!({"affinity": {"with": [{"application": "a"}, {"application": "a"}]}}),
+            vec!["affinity.with[1].topology"],
+        ),
+        (json!({"affinity": {"apart": vec![json!({"application": "a"}); 101]}}), vec!["affinity.apart"]),
         (json!({"total": 7}), vec!["total"]),
     ] {
         let expected: Vec<String> = expected.iter().map(|path| format!("properties.{path}")).collect();

@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fleet, Hint, Problem, Profiles, Running, Solution, hints, solve, solve_telling};
+use super::{Fleet, Hint, Neighbours, Problem, Profiles, Running, Solution, hints, solve, solve_telling};
 use crate::model::{
     ObjectName, Placement, Policy, Timestamp, Uid,
     application::ClusterSet,
@@ -206,6 +206,7 @@ impl Drill {
 
 fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placement>) -> Problem<'a> {
     static NOBODY: BTreeSet<Uid> = BTreeSet::new();
+    static ALONE: Neighbours = Neighbours::NONE;
     Problem {
         now,
         policies: tenant.policies,
@@ -213,6 +214,7 @@ fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placemen
         previous: instead.or(Some(tenant.placement)),
         running: tenant.running,
         held: &NOBODY,
+        neighbours: &ALONE,
         profiles: tenant.profiles,
     }
 }

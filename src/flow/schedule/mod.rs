@@ -23,6 +23,7 @@ pub use self::{
     change::Change,
     fleet::{Candidate, Fleet},
     hints::{Hint, hints},
+    neighbours::{Named, Neighbour, Neighbours},
     profile::{Profile, Profiles},
     question::{Ask, questions},
     record::Record,
@@ -54,6 +55,7 @@ pub mod fleet;
 mod floating;
 pub mod hints;
 mod integer;
+pub mod neighbours;
 mod policies;
 mod profile;
 mod question;
@@ -82,6 +84,8 @@ pub struct Problem<'a> {
     /// Clusters that keep what they have although the policies no longer choose them, because the removals wait for a
     /// person's yes (rule 14).
     pub held: &'a BTreeSet<Uid>,
+    /// Other Applications, where they may matter.
+    pub neighbours: &'a Neighbours,
     /// What the platform has to say.
     pub profiles: &'a Profiles,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Candidate, Fleet, Problem, Profiles, Running, Solution, solve};
+use super::{Candidate, Fleet, Neighbours, Problem, Profiles, Running, Solution, solve};
 use crate::model::{Placement, Policy, Timestamp, Uid, plugin::Answered, revision::RenderedComponent};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Record {
     pub running: Option<RunningRecord>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<Uid>,
+    #[serde(default, skip_serializing_if = "Neighbours::is_nobody")]
+    pub neighbours: Neighbours,
     /// By name: the `spec` of each profile.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub profiles: BTreeMap<String, Value>,
@@ -49,6 +51,7 @@ impl Record {
             previous: problem.previous.cloned(),
             running: problem.running.map(running),
             held: problem.held.clone(),
+            neighbours: problem.neighbours.clone(),
             profiles: problem.profiles.sources(),
             answers: problem.profiles.answers().clone(),
             fleet: fleet.iter().map(|(uid, candidate)| (uid.clone(), candidate.clone())).collect(),
@@ -74,6 +77,7 @@ impl Record {
             previous: self.previous.as_ref(),
             running,
             held: &self.held,
+            neighbours: &self.neighbours,
             profiles,
         }
     }

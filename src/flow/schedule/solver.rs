@@ -10,6 +10,7 @@ use super::{
     explain::No,
     fleet::{Fleet, Id},
     integer::Broken,
+    neighbours::{circle, closed},
     policies::{Group, Policies, Spread},
     profile::Found,
     standing::{Standing, Standings},
@@ -129,6 +130,13 @@ impl<'a> Solver<'a> {
             }
         };
         let placing = self.placing(policies, group, found);
+        let affinity = policies.of(group).and_then(|policy| policy.affinity.as_ref());
+        if let Some(circle) = affinity.and_then(|affinity| circle(Some(affinity), self.problem.neighbours)) {
+            let homeless = |component: &&&RenderedComponent| self.previous(component).is_empty();
+            for component in group.components.iter().filter(homeless).copied().collect::<Vec<_>>() {
+                self.lack(component, circle.clone());
+            }
+        }
         let named = policies.named(group);
         let strangers: Vec<&str> = named.into_iter().filter(|name| self.fleet.named(name).is_none()).collect();
         for component in &group.components {
@@ -162,6 +170,14 @@ impl<'a> Solver<'a> {
         for id in self.problem.held.iter().filter_map(|uid| self.fleet.id(uid)) {
             if let Standing::Leaves(why) = standings.of(id) {
                 over.insert(id, Standing::Keeps(why.clone()));
+            }
+        }
+        let affinity = policies.of(group).and_then(|policy| policy.affinity.as_ref());
+        if affinity.is_some() || !self.problem.neighbours.is_nobody() {
+            for (id, why) in closed(self.fleet, affinity, self.problem.neighbours) {
+                if *standings.of(id) == Standing::Open {
+                    over.insert(id, Standing::Keeps(why));
+                }
             }
         }
         let placing = Placing { standings, over };

@@ -137,7 +137,11 @@ impl<'a> Solver<'a> {
             }
             Standing::Open | Standing::Gone => false,
         };
-        let mut waits = placing.standings.any(unheard);
+        let aside = |id: Id| {
+            matches!(placing.of(id), Standing::Keeps(Why::Affinity { .. } | Why::AntiAffinity { .. }))
+                && !targets.contains(&id)
+        };
+        let mut waits = placing.standings.any(unheard) || placing.laid_over().any(aside);
         let (mut without, mut more) = (Vec::new(), 0);
         let asked: BTreeSet<Id> = self.open(placing).chain(named.iter().copied()).collect();
         for &id in asked.difference(targets) {
@@ -311,6 +315,8 @@ pub fn word(why: &Why) -> &'static str {
             "refused by a rule of the platform"
         }
         Why::RuleFailed { .. } => "on which a rule of the platform fails",
+        Why::Affinity { .. } => "away from what it is to be with",
+        Why::AntiAffinity { .. } => "taken by what it is to be apart from",
         Why::ExpressionFailed { .. } => "on which the policy's expression fails",
         Why::NoSuchCluster => "unknown",
         Why::OutScored { .. } => "behind another",

@@ -239,7 +239,9 @@ impl Controller {
         let components = &snapshot.revision.components;
         let running =
             running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
-        let problem = Problem { now: now.wall, policies, components, previous, running, held, profiles };
+        let neighbours = self.neighbours(&stored.view);
+        let problem =
+            Problem { now: now.wall, policies, components, previous, running, held, neighbours: &neighbours, profiles };
         let solution = match stored.view.spec.other_scheduler() {
             Some(scheduler) => {
                 let metadata = &stored.view.metadata;

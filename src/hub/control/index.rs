@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    flow::schedule::{Profile, Profiles},
+    flow::schedule::{Profile, Profiles, neighbours::affinity_of},
     hub::{
         feed::Feed,
         keys,
@@ -19,8 +19,8 @@ use crate::{
         APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, PLACEMENT_PROFILE, application::source_digest,
     },
     model::{
-        Application, Cluster, Digest, Placement, Report, Timestamp, Uid, binding::Binding, object::Metadata,
-        revision::Revision as Rendered, token::JoinToken,
+        Application, Cluster, Digest, Placement, Report, Timestamp, Uid, application::Affinity, binding::Binding,
+        object::Metadata, placement::Row, revision::Revision as Rendered, token::JoinToken,
     },
     store::{Entry, Key, Revision, object},
 };
@@ -44,10 +44,12 @@ pub struct Index {
     pub bindings: BTreeMap<Uid, Arc<Binding>>,
     /// What the platform has to say in placements.
     pub profiles: Profiles,
+    /// What Applications say of others, by those that do.
+    pub affinities: BTreeMap<Uid, Affinity>,
     /// Expiry of join tokens.
     pub tokens: BTreeMap<Key, Option<Timestamp>>,
-    /// Application → clusters it has a row in.
-    homes: BTreeMap<Uid, BTreeSet<Uid>>,
+    /// Application → clusters it has a row in, and whether anything is to run there.
+    homes: BTreeMap<Uid, BTreeMap<Uid, bool>>,
     uids: BTreeMap<Key, Uid>,
     snapshot_keys: BTreeMap<Key, (Uid, u64)>,
 }
@@ -81,6 +83,8 @@ pub struct Touched {
     /// Clusters that came, went, or whose spec or metadata changed.
     pub clusters: BTreeSet<Uid>,
     pub placements: BTreeSet<Uid>,
+    /// Applications that got a cluster or left one, or whose name or labels are others while they run.
+    pub moved: BTreeSet<Uid>,
     /// Names of profiles that came, went or changed.
     pub profiles: BTreeSet<String>,
     /// (cluster, application).
@@ -108,27 +112,34 @@ impl Index {
             }
         }
         for application in self.placements.settle() {
-            self.settle_tenants(&application);
+            if self.settle_tenants(&application) {
+                touched.moved.insert(application.clone());
+            }
             touched.placements.insert(application);
         }
         touched
     }
 
-    fn settle_tenants(&mut self, application: &Uid) {
-        for cluster in self.homes.remove(application).unwrap_or_default() {
-            if let Some(tenants) = self.tenants.get_mut(&cluster) {
+    /// Whether it got a cluster or left one.
+    fn settle_tenants(&mut self, application: &Uid) -> bool {
+        let before = self.homes.remove(application).unwrap_or_default();
+        for cluster in before.keys() {
+            if let Some(tenants) = self.tenants.get_mut(cluster) {
                 tenants.remove(application);
                 if tenants.is_empty() {
-                    self.tenants.remove(&cluster);
+                    self.tenants.remove(cluster);
                 }
             }
         }
-        let Some(placement) = self.placement(application) else { return };
-        let homes: BTreeSet<Uid> = placement.rows.iter().map(|row| row.cluster.clone()).collect();
-        for cluster in &homes {
+        let Some(placement) = self.placement(application) else { return !before.is_empty() };
+        let home = |row: &Row| (row.cluster.clone(), !row.components.is_empty());
+        let homes: BTreeMap<Uid, bool> = placement.rows.iter().map(home).collect();
+        for cluster in homes.keys() {
             self.tenants.entry(cluster.clone()).or_default().insert(application.clone());
         }
+        let moved = homes != before;
         self.homes.insert(application.clone(), homes);
+        moved
     }
 
     /// The Application under this key.
@@ -194,6 +205,7 @@ impl Index {
         let Some(entry) = entry else {
             if let Some(uid) = self.uids.remove(key) {
                 self.applications.remove(&uid);
+                self.affinities.remove(&uid);
                 touched.gone.insert(uid);
             }
             return Ok(());
@@ -211,11 +223,19 @@ impl Index {
         // A name that was deleted and made again within one transaction's sight is another Application.
         if let Some(old) = self.uids.insert(key.clone(), uid.clone()).filter(|old| *old != uid) {
             self.applications.remove(&old);
+            self.affinities.remove(&old);
             touched.gone.insert(old);
         }
         let same = |known: &StoredApplication| known.spec_digest == spec_digest && known.view.metadata == view.metadata;
         if !self.applications.get(&uid).is_some_and(same) {
             touched.applications.insert(uid.clone());
+            if self.homes.contains_key(&uid) {
+                touched.moved.insert(uid.clone());
+            }
+        }
+        match affinity_of(&view.spec.policies) {
+            Some(affinity) => drop(self.affinities.insert(uid.clone(), affinity)),
+            None => drop(self.affinities.remove(&uid)),
         }
         self.applications.insert(uid, StoredApplication { entry: entry.clone(), view: Arc::new(view), spec_digest });
         Ok(())

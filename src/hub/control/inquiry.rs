@@ -14,7 +14,7 @@ use crate::{
     flow::{
         render::render,
         schedule::{
-            Bound, Candidate, Fleet, Problem, Profiles, Running,
+            Bound, Candidate, Fleet, Neighbours, Problem, Profiles, Running,
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
@@ -47,6 +47,7 @@ struct Subject {
     components: Vec<RenderedComponent>,
     previous: Option<Arc<Placement>>,
     running: Option<RunningRevision>,
+    neighbours: Neighbours,
     /// What another scheduler decided.
     binding: Option<Arc<Binding>>,
 }
@@ -76,6 +77,7 @@ impl Controller {
                 let subject = Subject {
                     name: application.metadata.object_name(),
                     components: rendered(application)?,
+                    neighbours: self.neighbours(application),
                     application: Arc::new((**application).clone()),
                     previous,
                     running,
@@ -118,6 +120,7 @@ impl Controller {
             },
             running: running.filter(|running| newest.is_none_or(|newest| running.name != newest.name)),
             previous,
+            neighbours: self.neighbours(&stored.view),
             binding: self.index.bindings.get(uid).cloned(),
         })
     }
@@ -136,6 +139,7 @@ impl Inquiry {
                     previous: subject.previous.as_deref(),
                     running: subject.running(),
                     held: &held,
+                    neighbours: &subject.neighbours,
                     profiles: &profiles,
                 };
                 let ObjectName { namespace, name } = subject.name.clone();

@@ -48,6 +48,7 @@ mod expiry;
 mod index;
 mod inquiry;
 mod lanes;
+mod neighbours;
 mod outbox;
 mod plugins;
 mod profiles;
@@ -338,6 +339,7 @@ impl Controller {
                 self.mark(application, now.monotonic_ms, true);
             }
             self.on_profiles(now, &touched.profiles);
+            self.on_moved(now, &touched.moved);
         }
     }
 
@@ -395,6 +397,8 @@ impl Controller {
             self.clusters_due.insert(uid.clone(), at_ms);
         } else {
             self.due.insert(uid.clone(), Due { at_ms, decide: true });
+            // Others may have been decided on what it was about to get.
+            self.on_moved(now, &[uid.clone()].into());
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod binding;
 mod inquiries;
+mod neighbours;
 mod profiles;
 mod reserved;
 mod rules;

@@ -22,6 +22,7 @@ mod bind;
 mod drill;
 mod exact;
 mod hints;
+mod neighbours;
 mod policies;
 mod profiles;
 
@@ -67,6 +68,7 @@ struct Case {
     fleet: BTreeMap<Uid, Candidate>,
     previous: Option<Placement>,
     held: BTreeSet<Uid>,
+    neighbours: Neighbours,
     profiles: Profiles,
     /// What the previous answer runs.
     ran: Option<(Vec<Policy>, Vec<RenderedComponent>)>,
@@ -84,6 +86,7 @@ impl Case {
             fleet: fleet(clusters),
             previous: None,
             held: BTreeSet::new(),
+            neighbours: Neighbours::default(),
             profiles: Profiles::default(),
             ran: None,
             now: Timestamp::from_seconds(1_000_000),
@@ -99,6 +102,7 @@ impl Case {
             previous: self.previous.as_ref(),
             running: self.ran.as_ref().map(|(policies, components)| Running { policies, components }),
             held: &self.held,
+            neighbours: &self.neighbours,
             profiles: &self.profiles,
         }
     }
