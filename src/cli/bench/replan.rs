@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Candidate, Fleet, Profiles,
+        Fleet, Profiles,
         drill::{self, Component, Replanned, Tenant},
     },
     model::{
@@ -91,8 +91,7 @@ fn row(clusters: usize, applications: usize, fill: u32) -> Row {
 
 impl Sums {
     fn add(&mut self, fleet: &Fleet, tenants: &[Tenant<'_>], lost: Uid) {
-        let of = |(uid, candidate): (&Uid, &Candidate)| (uid.clone(), candidate.clone());
-        let mut copy = Fleet::of(fleet.iter().map(of));
+        let mut copy = fleet.clone();
         let lost = BTreeSet::from([lost]);
         let now = Timestamp::from_seconds(0);
         let begin = Instant::now();

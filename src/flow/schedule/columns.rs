@@ -12,7 +12,7 @@ use super::fleet::Id;
 const COLUMNS_MAX: usize = 256;
 
 /// Ids in the order in which they changed, as far back as is worth it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Log {
     ids: VecDeque<Id>,
     bound: usize,
@@ -48,13 +48,13 @@ impl Log {
 }
 
 /// Columns by what they are of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Columns<K, T> {
     kept: BTreeMap<K, Column<T>>,
     asked: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Column<T> {
     content: Arc<T>,
     as_of: u64,

@@ -47,7 +47,8 @@ pub struct Candidate {
 /// The place of a cluster in the order of names and uids.
 pub type Id = u32;
 
-#[derive(Debug, Default)]
+/// A copy shares what is derived until one of them changes.
+#[derive(Debug, Clone, Default)]
 pub struct Fleet {
     clusters: Vec<(Uid, Candidate)>,
     ids: BTreeMap<Uid, Id>,

@@ -14,7 +14,7 @@ use crate::{
     flow::{
         render::render,
         schedule::{
-            Bound, Candidate, Fleet, Neighbours, Problem, Profiles, Running,
+            Bound, Fleet, Neighbours, Problem, Profiles, Running,
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
@@ -96,8 +96,7 @@ impl Controller {
                 About::Loss { lost, tenants }
             }
         };
-        let copy = |(uid, candidate): (&Uid, &Candidate)| (uid.clone(), candidate.clone());
-        let (fleet, profiles) = (Fleet::of(self.fleet.iter().map(copy)), self.index.profiles.clone());
+        let (fleet, profiles) = (self.fleet.clone(), self.index.profiles.clone());
         Ok(Inquiry { revision: self.index.revision, now: now.wall, fleet, profiles, about })
     }
 
