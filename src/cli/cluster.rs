@@ -29,7 +29,8 @@ enum Command {
     Cordon(Named),
     /// Let a cordoned cluster get new work again
     Uncordon(Named),
-    /// Remove from a cluster all that the hub runs there, then delete the cluster from the hub
+    /// Remove from a cluster all that the hub runs there, then delete the cluster from the hub; `hanse drain` first moves
+    /// what can run elsewhere
     Drain(Named),
     /// Delete a dead cluster from the hub at once: what still runs there stays, unmanaged, and whatever waited for its
     /// agent waits no more

@@ -9,6 +9,7 @@ mod admin;
 mod agent;
 mod bench;
 mod cluster;
+mod drain;
 mod drill;
 mod explain;
 mod hub;
@@ -42,6 +43,8 @@ enum Command {
     Agent(Box<agent::Args>),
     /// Accept, cordon, drain or forget member clusters
     Cluster(cluster::Args),
+    Drain(drain::Args),
+    Undrain(drain::Undrain),
     Render(render::Args),
     Explain(explain::Args),
     Plan(plan::Args),
@@ -83,6 +86,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(args).await,
         Command::Agent(args) => agent::run(*args).await,
         Command::Cluster(args) => cluster::run(args).await,
+        Command::Drain(args) => drain::run(args).await,
+        Command::Undrain(args) => drain::undo(args).await,
         Command::Render(args) => render::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Plan(args) => plan::run(args).await,

@@ -138,6 +138,7 @@ fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
         rows,
         refusals: Vec::new(),
         unplaced: Default::default(),
+        moves: Vec::new(),
     };
     let scheduler = application.spec.other_scheduler().map(str::to_owned);
     let components = components(&application)?;

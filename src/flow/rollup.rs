@@ -11,7 +11,7 @@ use self::service::Service;
 use crate::model::{
     Application, Conditions, FieldError, Now, Placement, Report, Uid,
     condition::{Condition, Truth},
-    placement::{Row, Share},
+    placement::{Move, Row, Share},
     report::ObjectState,
     revision::Revision,
 };
@@ -151,6 +151,19 @@ impl<'a> Progress<'a> {
         }
     }
 
+    /// What is kept where it leaves until what comes in its stead is healthy.
+    fn handing_over(&self) -> Option<String> {
+        let placement = self.facts.placement?;
+        let known = placement.moves.first()?;
+        let (from, to) = (name_of(placement, &known.from), name_of(placement, &known.to));
+        let number = known.replicas.map(|replicas| format!("{replicas} of ")).unwrap_or_default();
+        let more = match placement.moves.len() - 1 {
+            0 => String::new(),
+            more => format!("; and {more} more moves"),
+        };
+        Some(format!("{number}{} stay in {from} until they are healthy in {to}{more}", known.component))
+    }
+
     fn waiting(&self) -> String {
         match self.removing.as_slice() {
             [] => "nothing is left to remove".into(),
@@ -177,6 +190,9 @@ impl<'a> Progress<'a> {
                 (Truth::True, "Applying", message)
             }
             () if removing => (Truth::True, "Removing", self.waiting()),
+            () if self.handing_over().is_some() => {
+                (Truth::True, "HandingOver", self.handing_over().unwrap_or_default())
+            }
             () if self.healthy + self.unknown < self.services && !self.broken => {
                 (Truth::True, "Progressing", self.trouble.clone().unwrap_or_default())
             }
@@ -269,13 +285,38 @@ fn placement_json(facts: &Facts<'_>, placement: &Placement) -> Value {
             "message": refusal.why.to_string(),
         })
     });
-    json!({
+    let mut told = json!({
         "decision": placement.decision,
         "sum": sum(facts, placement),
         "rows": rows,
         "refusals": refusals.collect::<Vec<_>>(),
         "unplaced": placement.unplaced,
-    })
+    });
+    if !placement.moves.is_empty() {
+        told["moves"] = moves(placement).into();
+    }
+    told
+}
+
+fn moves(placement: &Placement) -> Vec<Value> {
+    let line = |known: &Move| {
+        let mut line = json!({
+            "component": known.component,
+            "from": name_of(placement, &known.from),
+            "to": name_of(placement, &known.to),
+        });
+        if let Some(replicas) = known.replicas {
+            line["replicas"] = replicas.into();
+        }
+        line
+    };
+    placement.moves.iter().take(LISTED_MAX).map(line).collect()
+}
+
+/// Both ends of a move have a row.
+fn name_of<'p>(placement: &'p Placement, cluster: &'p Uid) -> &'p str {
+    let row = placement.rows.iter().find(|row| row.cluster == *cluster);
+    row.map_or(cluster.0.as_str(), |row| row.cluster_name.as_str())
 }
 
 /// `30 = 12 + 10 + 8`; several components are told apart by name, `api 2 = 2; web 9 = 3 + 4 + 2`.
@@ -283,7 +324,15 @@ fn sum(facts: &Facts<'_>, placement: &Placement) -> String {
     let names: Vec<&str> = facts.application.spec.components.iter().map(|component| component.name.as_str()).collect();
     let mut sums = Vec::new();
     for name in &names {
-        let share = |row: &Row| row.components.get(*name).and_then(|share| share.replicas);
+        // What is still where it leaves counts where it goes to.
+        let leaving = |row: &Row| -> u32 {
+            let from = placement.moves.iter().filter(|known| known.component == *name && known.from == row.cluster);
+            from.filter_map(|known| known.replicas).sum()
+        };
+        let share = |row: &Row| {
+            let (runs, leaving) = (row.components.get(*name)?.replicas?, leaving(row));
+            (leaving == 0 || runs > leaving).then(|| runs.saturating_sub(leaving))
+        };
         let terms: Vec<u32> = placement.rows.iter().filter_map(share).collect();
         if terms.is_empty() {
             continue;

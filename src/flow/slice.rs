@@ -74,7 +74,7 @@ impl<'a> Change<'a> {
 /// change keep their generation, so an agent is sent nothing.
 pub fn place(change: &Change<'_>, solution: Solution) -> Placement {
     let decision = change.previous.decision + 1;
-    let Solution { mut shares, refusals, unplaced, .. } = solution;
+    let Solution { mut shares, refusals, unplaced, moves, .. } = solution;
     let mut rows = Vec::new();
     for old in &change.previous.rows {
         let components = shares.remove(&old.cluster).unwrap_or_default();
@@ -93,6 +93,7 @@ pub fn place(change: &Change<'_>, solution: Solution) -> Placement {
         rows,
         refusals,
         unplaced,
+        moves,
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         Digest, ObjectName, Placement, Uid,
-        placement::{ROWS_PER_CHUNK, Refusal, Row, Why},
+        placement::{Move, ROWS_PER_CHUNK, Refusal, Row, Why},
     },
     store::{Change, Entry, Key, Revision, blobs, object},
 };
@@ -76,6 +76,8 @@ struct Head {
     refusals: Vec<Said>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unplaced: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    moves: Vec<Move>,
 }
 
 /// One reason, and all the clusters that it is said of: many have the same.
@@ -131,6 +133,7 @@ pub fn encode(placement: &Placement) -> (Vec<(Key, Bytes)>, (Key, Bytes)) {
         chunks: chunks.len(),
         refusals: said(&placement.refusals),
         unplaced: placement.unplaced.clone(),
+        moves: placement.moves.clone(),
     };
     (chunks, (Record::Head(application.clone()).key(), value(&head)))
 }
@@ -212,6 +215,7 @@ impl Placements {
                 rows,
                 refusals: unsaid(head.refusals),
                 unplaced: head.unplaced,
+                moves: head.moves,
             };
             self.stored.insert(application.clone(), Stored { placement: Arc::new(placement), modified });
             changed.push(application);
@@ -316,6 +320,7 @@ mod tests {
             rows: (0..ROWS_PER_CHUNK + 1).map(row).collect(),
             refusals: refusals.clone(),
             unplaced: BTreeMap::new(),
+            moves: Vec::new(),
         };
         let (chunks, (key, value)) = encode(&placement);
         assert!(value.len() < 30 * refusals.len(), "a reason that many clusters have is stored once");

@@ -26,6 +26,10 @@ pub const CONFIRM_ANNOTATION: &str = "hanse.dev/confirm-removals";
 /// Who agreed: the author of those removals; written by the hub alone.
 pub const CONFIRM_AUTHOR_ANNOTATION: &str = "hanse.dev/confirm-author";
 
+/// Who had the cluster drained, and by which request; written by the hub alone.
+pub const DRAIN_AUTHOR_ANNOTATION: &str = "hanse.dev/drain-author";
+pub const DRAIN_TRACE_ANNOTATION: &str = "hanse.dev/drain-trace";
+
 pub fn cluster() -> Kind {
     Kind {
         gvk: GroupVersionKind::new(GROUP, VERSION, "Cluster"),
@@ -61,6 +65,7 @@ pub fn cluster() -> Kind {
 /// sent there.
 fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
     date_taints(new, old, origin);
+    sign_drain(new, old, origin);
     let Some(annotations) = new.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) else { return };
     let old = old.map(|old| &old["metadata"]["annotations"]);
     let before = |key: &str| old.and_then(|old| old.get(key)).cloned();
@@ -74,6 +79,30 @@ fn prepare(new: &mut Value, old: Option<&Value>, origin: &Origin) {
         match noted {
             Some(noted) => drop(annotations.insert(author.into(), noted)),
             None => drop(annotations.remove(author)),
+        }
+    }
+}
+
+/// The removals of a drain are signed by who asked for it.
+fn sign_drain(new: &mut Value, old: Option<&Value>, origin: &Origin) {
+    let drains = |cluster: &Value| cluster["spec"]["drain"] == true;
+    let words = [(DRAIN_AUTHOR_ANNOTATION, &origin.user), (DRAIN_TRACE_ANNOTATION, &origin.trace)];
+    let signed = drains(new).then(|| {
+        let before = old.filter(|old| drains(old)).map(|old| &old["metadata"]["annotations"]);
+        words.map(|(key, said)| before.map_or_else(|| json!(said), |before| before[key].clone()))
+    });
+    let Some(metadata) = new["metadata"].as_object_mut() else { return };
+    match signed {
+        None => {
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                words.iter().for_each(|(key, _)| drop(annotations.remove(*key)));
+            }
+        }
+        Some(values) => {
+            let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+            for ((key, _), value) in words.iter().zip(values) {
+                annotations[*key] = value;
+            }
         }
     }
 }
@@ -164,6 +193,13 @@ fn cluster_spec() -> Schema {
             Schema::boolean().describe("The hub's yes to the join request. Setting it back to false cuts the agent off at once."),
         ),
         ("unschedulable", Schema::boolean().describe("Cordoned: keeps what it runs, gets nothing new.")),
+        (
+            "drain",
+            Schema::boolean().describe(
+                "Drained: gets nothing new, and what can run elsewhere leaves as soon as its replacement is healthy. Setting \
+                 it back to false ends that: what has not left stays.",
+            ),
+        ),
         (
             "taints",
             Schema::array(cluster_taint()).list_keys(["key", "effect"]).describe(
@@ -271,9 +307,12 @@ fn cluster_status() -> Schema {
 fn cluster_columns() -> Vec<Column> {
     vec![
         name(),
-        text_column("Status", 0, "Ready, NotReady, Unknown or Pending; and whether it is cordoned.", |cluster| {
-            state(cluster).into()
-        }),
+        text_column(
+            "Status",
+            0,
+            "Ready, NotReady, Unknown or Pending; whether it is cordoned or drained.",
+            |cluster| state(cluster).into(),
+        ),
         text_column("Version", 0, "Of the member's API server.", |cluster| {
             text_at(cluster, "/status/facts/kubernetesVersion")
         }),
@@ -329,8 +368,13 @@ fn state(cluster: &Value) -> String {
         (true, _) => "Unknown",
     };
     let cordoned = if cluster["spec"]["unschedulable"] == true { ",SchedulingDisabled" } else { "" };
+    let drained = match (cluster["spec"]["drain"] == true, condition_of(cluster, "Drained")) {
+        (false, _) => "",
+        (true, Some(drained)) if drained["status"] == "True" => ",Drained",
+        (true, _) => ",Draining",
+    };
     let leaving = if cluster["metadata"]["deletionTimestamp"].is_string() { ",Deleting" } else { "" };
-    format!("{state}{cordoned}{leaving}")
+    format!("{state}{cordoned}{drained}{leaving}")
 }
 
 fn place(cluster: &Value, what: &str) -> Value {
@@ -377,6 +421,29 @@ mod tests {
         assert_eq!(state(&cluster(true, "True", false)), "Ready");
         assert_eq!(state(&cluster(true, "Unknown", true)), "Unknown,SchedulingDisabled");
         assert_eq!(state(&cluster(true, "False", false)), "NotReady");
+    }
+
+    #[test]
+    fn a_drain_is_signed_by_who_asked_for_it() {
+        let cluster = |drain: bool, annotations: Value| json!({"spec": {"drain": drain}, "metadata": {"annotations": annotations}});
+        let written = |user: &str, old: &Value, mut new: Value| {
+            let origin = Origin { user: user.into(), trace: "t".into(), ..Origin::default() };
+            prepare(&mut new, Some(old), &origin);
+            new
+        };
+        let signed = |user: &str| cluster(true, json!({DRAIN_AUTHOR_ANNOTATION: user, DRAIN_TRACE_ANNOTATION: "t"}));
+        let none = cluster(false, json!({}));
+        assert_eq!(written("ann", &none, cluster(true, json!({DRAIN_AUTHOR_ANNOTATION: "mallory"}))), signed("ann"));
+        assert_eq!(written("bob", &signed("ann"), cluster(true, json!({}))), signed("ann"), "it is still ann's word");
+        assert_eq!(written("bob", &signed("ann"), cluster(false, json!({DRAIN_AUTHOR_ANNOTATION: "ann"}))), none);
+        let mut bare = json!({"spec": {"drain": true}, "metadata": {}});
+        prepare(&mut bare, Some(&none), &Origin { user: "ann".into(), trace: "t".into(), ..Origin::default() });
+        assert_eq!(bare, signed("ann"));
+        let state = |reason: Value| {
+            state(&json!({"spec": {"accepted": true, "drain": true}, "status": {"conditions": reason}}))
+        };
+        assert_eq!(state(json!([])), "Unknown,Draining");
+        assert_eq!(state(json!([{"type": "Drained", "status": "True"}])), "Unknown,Drained");
     }
 
     #[test]

@@ -382,6 +382,7 @@ mod tests {
             spec: ClusterSpec {
                 accepted: true,
                 unschedulable: true,
+                drain: true,
                 deletion_policy: DeletionPolicy::Drain,
                 taints: vec![ClusterTaint {
                     key: text("maintenance"),

@@ -33,6 +33,9 @@ pub struct ClusterSpec {
     pub accepted: bool,
     /// Cordoned: keeps what it runs, gets nothing new.
     pub unschedulable: bool,
+    /// Drained: what can run elsewhere leaves, new before old.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub drain: bool,
     /// What deleting the Cluster does to what runs there; `Orphan` unless told otherwise.
     pub deletion_policy: DeletionPolicy,
 }
@@ -143,5 +146,7 @@ pub struct CertificateStatus {
 
 /// Condition types of a Cluster.
 pub const ACCEPTED: &str = "Accepted";
+/// False while something is left in a cluster that is being drained, True once nothing is; absent where it is not.
+pub const DRAINED: &str = "Drained";
 /// True: beats arrive. Unknown: they stopped; what runs there stays decided. False: frozen or refused.
 pub const READY: &str = "Ready";

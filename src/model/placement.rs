@@ -25,6 +25,27 @@ pub struct Placement {
     /// Components that could not be placed, with what was missing. Their previous rows are kept.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unplaced: BTreeMap<String, String>,
+    /// What changes its place. Rows hold both ends of a move until it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
+}
+
+/// A part of a component that leaves a cluster, and goes from there when what comes in its stead is healthy (rule 3).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Move {
+    pub component: String,
+    pub from: Uid,
+    pub to: Uid,
+    /// Absent where the component has no replicas to count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// Of what stays there: why it is less. It is the share's reason once this is done.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Because `from` is being drained: it ends when the drain does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }
 
 pub const ROWS_PER_CHUNK: usize = 256;
@@ -78,6 +99,8 @@ pub enum Why {
     NotAccepted,
     #[error("is being deleted")]
     Deleting,
+    #[error("is being drained")]
+    Draining,
     #[error("cordoned")]
     Cordoned,
     #[error("its agent is silent")]
@@ -132,6 +155,7 @@ impl Why {
         match self {
             Self::NotAccepted => "NotAccepted",
             Self::Deleting => "Deleting",
+            Self::Draining => "Draining",
             Self::Cordoned => "Cordoned",
             Self::Silent => "Silent",
             Self::NotNamed => "NotNamed",

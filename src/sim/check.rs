@@ -57,6 +57,9 @@ pub struct Checker {
     /// Clusters that a person deleted.
     departed: BTreeSet<Uid>,
     last_intent_ms: u64,
+    /// Per (cluster, application): when a placement said last that a part moves from there. That it goes was decided when
+    /// the move was.
+    moving: BTreeMap<(Uid, Uid), u64>,
     /// Of every manifest ever decided, by the digest of its result.
     shapes: BTreeMap<Digest, Shape>,
     /// Works or rooms changed since rule 6 was checked.
@@ -107,6 +110,9 @@ impl Checker {
             Author::Hub => self.hub_writes += 1,
         }
         for change in changes {
+            if let Some(Record::Head(application)) = Record::of(&change.key) {
+                self.note_moves(now_ms, &application, change);
+            }
             if change.key.as_str().starts_with(&keys::prefix(&kinds::CLUSTER, None)) {
                 self.cluster_changed(author, change);
             }
@@ -167,6 +173,15 @@ impl Checker {
                 "{application} in {cluster}: {before} became {after} by replica {replica}, which had not heard of its agent"
             );
             self.violate(now_ms, 6, what);
+        }
+    }
+
+    fn note_moves(&mut self, now_ms: u64, application: &Uid, change: &Change) {
+        for head in [&change.previous, &change.current].into_iter().filter_map(read) {
+            for known in head["moves"].as_array().into_iter().flatten() {
+                let from = Uid::from(known["from"].as_str().unwrap_or_default());
+                self.moving.insert((from, application.clone()), now_ms);
+            }
         }
     }
 
@@ -302,7 +317,9 @@ impl Checker {
         let before = self.replicas(manifest);
         let same = new.manifests.iter().find(|new| new.object == manifest.object);
         let after = same.map_or(0, |same| self.replicas(same));
-        if after < before && now_ms > self.last_intent_ms + INTENT_MS {
+        let moved_ms =
+            self.moving.get(&(new.cluster.clone(), new.application_uid.clone())).copied().unwrap_or_default();
+        if after < before && now_ms > self.last_intent_ms.max(moved_ms) + INTENT_MS {
             let (application, cluster, object) = (&new.application, &new.cluster, &manifest.object);
             let what =
                 format!("{application} in {cluster}: {object} fell from {before} to {after}, and nobody said so");

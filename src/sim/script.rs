@@ -8,6 +8,7 @@
 //! power-cut agent NAME                      (nobody tells the hub; `restart agent` boots it again)
 //! backup                                    restore incarnation | restore files   (by the book, or by copying)
 //! cordon NAME | uncordon NAME               label NAME KEY=VALUE
+//! drain NAME | undrain NAME
 //! confirm NAME                              (agrees to the removals that the cluster says are held)
 //! foreign NAME <<yaml … yaml                edit NAME KIND/NAME POINTER JSON | remove NAME KIND/NAME
 //! mark                                      (assert writes counts from here)
@@ -159,6 +160,10 @@ impl Runner {
             [word @ ("cordon" | "uncordon"), name] => {
                 let cordon = *word == "cordon";
                 world.edit_object(&kinds::CLUSTER, "", name, |o| o["spec"]["unschedulable"] = cordon.into());
+            }
+            [word @ ("drain" | "undrain"), name] => {
+                let drain = *word == "drain";
+                world.edit_object(&kinds::CLUSTER, "", name, |o| o["spec"]["drain"] = drain.into());
             }
             ["label", name, label] => {
                 let (key, value) = label.split_once('=').ok_or("write the label as KEY=VALUE")?;
@@ -386,6 +391,7 @@ mod tests {
         an_agent_back_within_the_grace_is_no_news
         a_restored_backup_removes_nothing
         a_store_that_went_back_is_found_out
+        a_drain_is_handed_over
         a_drained_cluster_is_emptied
         mass_removal_is_held
     }

@@ -273,6 +273,7 @@ pub(super) fn application_of(number: usize, kind: usize, properties: Value, coun
         rows: Vec::new(),
         refusals: Vec::new(),
         unplaced: Default::default(),
+        moves: Vec::new(),
     };
     let policy = Policy { name: "placement".into(), type_: "placement".into(), properties };
     Application { kind, policies: vec![policy], components: vec![component], previous }

@@ -80,6 +80,7 @@ impl Scene {
                 rows: shares.iter().map(row).collect(),
                 refusals: Vec::new(),
                 unplaced: BTreeMap::new(),
+                moves: Vec::new(),
             }),
             reports: BTreeMap::new(),
             clusters: shares.iter().map(|&(name, _)| (name.into(), Truth::True)).collect(),

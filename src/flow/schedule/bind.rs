@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Problem, Solution,
-    filter::{Chosen, Filter, Membership, View},
+    filter::{Chosen, Draining, Filter, Membership, View},
     fleet::{Fleet, Id},
     policies::Policies,
     sort,
@@ -140,7 +140,7 @@ impl Place<'_> {
     fn refusals(&self, chosen: &Chosen<'_>, overcommit: bool) -> Vec<Refusal> {
         let (uid, cluster) = (self.fleet.uid(self.id), self.fleet.at(self.id));
         let view = View { uid, cluster, now: self.problem.now };
-        let filters: [&dyn Filter; 2] = [&Membership, chosen];
+        let filters: [&dyn Filter; 3] = [&Membership, &Draining, chosen];
         let closed = filters.iter().find_map(|filter| match filter.judge(&view).standing {
             Standing::Open => None,
             Standing::Keeps(why) | Standing::Leaves(why) => Some(why),

@@ -180,6 +180,7 @@ impl<'a> Solver<'a> {
         let detail = match verdict {
             Verdict::Placed => format!("all {wanted} replicas are placed, and what runs stays"),
             Verdict::Short(fits) => format!("all {wanted} or nothing new, and only {fits} fit"),
+            Verdict::Stuck(stay) => format!("{stay} of {wanted} replicas fit nowhere else"),
             Verdict::Unspreadable => "nothing new is placed until the spread can be kept".into(),
             Verdict::Moves(moves) => format!("{moves} replicas would have to move"),
         };
@@ -287,6 +288,9 @@ impl<'a> Solver<'a> {
             Verdict::Short(0) if room == 0 => nobody_fits(self.fleet.len(), self.tally(placing)),
             Verdict::Short(fits) => {
                 format!("room for {fits} of {wanted} replicas; {placed} run, nothing new is placed until all fit")
+            }
+            Verdict::Stuck(stay) => {
+                format!("{stay} of {wanted} replicas fit nowhere else, and stay in clusters that they are to leave")
             }
             Verdict::Unspreadable => format!(
                 "no choice of clusters keeps the spread with {wanted} replicas; {placed} run, nothing new is placed until \

@@ -38,6 +38,8 @@ pub struct Candidate {
     pub properties: BTreeMap<String, Property>,
     pub accepted: bool,
     pub cordoned: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     pub deleting: bool,
     pub silent: bool,
     /// What is free after everything that is decided has been taken off; absent without a fresh sketch.
@@ -363,6 +365,7 @@ impl Candidate {
             properties: cluster.spec.properties.clone(),
             accepted: cluster.spec.accepted,
             cordoned: cluster.spec.unschedulable,
+            draining: cluster.spec.drain,
             deleting: cluster.metadata.deletion_timestamp.is_some(),
             silent: false,
             room: None,

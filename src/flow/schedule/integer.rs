@@ -83,6 +83,8 @@ pub enum Verdict {
     Placed,
     /// All clusters together hold so many.
     Short(u64),
+    /// Of those that are to leave so many fit nowhere else, and stay.
+    Stuck(u64),
     /// No choice of clusters that keeps the constraints holds all.
     Unspreadable,
     /// More replicas would have to move than may.
@@ -108,6 +110,12 @@ pub fn solve(task: &Task<'_>) -> Result<Answer, Broken> {
 
     let sum: u64 = slots.iter().map(|slot| u64::from(slot.high())).sum();
     let (sum, wanted) = (sum.saturating_add(task.beyond), u64::from(task.wanted));
+    if sum < wanted
+        && let Some(slots) = stuck(task, wanted - sum)
+    {
+        let answer = solve(&Task { slots: &slots, ..task.clone() })?;
+        return Ok(Answer { verdict: Verdict::Stuck(wanted - sum), ..answer });
+    }
     if sum < wanted {
         return Ok(Answer { shares: stay_put(task), verdict: Verdict::Short(sum), left_out: none });
     }
@@ -194,6 +202,22 @@ fn stay_put(task: &Task<'_>) -> Vec<u32> {
         return webster(task.wanted, &shares.iter().map(votes).collect::<Vec<_>>());
     }
     shares
+}
+
+/// What is to leave and fits nowhere else stays, so that the rest of it can leave. Only where no more are asked for than
+/// run, and no constraint speaks against it: half a scale-up, or half a spread, nobody asked for.
+fn stuck(task: &Task<'_>, mut lacking: u64) -> Option<Vec<Slot>> {
+    let had: u64 = task.slots.iter().map(|slot| u64::from(slot.had)).sum();
+    if had < task.wanted.into() || !task.counts.is_empty() || task.slots.iter().any(|slot| slot.min > 0) {
+        return None;
+    }
+    let mut slots = task.slots.to_vec();
+    for slot in slots.iter_mut().filter(|slot| slot.leaves) {
+        let part = u64::from(slot.might).min(lacking) as u32;
+        lacking -= u64::from(part);
+        *slot = Slot { had: part, stays: part, might: part, room: 0, pinned: true, leaves: false, ..*slot };
+    }
+    (lacking == 0).then_some(slots)
 }
 
 /// One that gets a share: a cluster, or a group of them.

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::model::{
     Placement, Policy, Timestamp, Uid,
-    placement::{Refusal, Share, Why},
+    placement::{Move, Refusal, Share, Why},
     revision::RenderedComponent,
 };
 
@@ -53,6 +53,7 @@ pub mod expression;
 mod filter;
 pub mod fleet;
 mod floating;
+pub mod handover;
 pub mod hints;
 mod integer;
 pub mod neighbours;
@@ -68,6 +69,7 @@ mod spread;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+pub mod wake;
 mod whole;
 
 /// Everything a decision is made from, beside the fleet.
@@ -131,6 +133,8 @@ pub struct Solution {
     pub until: Option<Timestamp>,
     /// A defect of the solver, for the log; what it concerns stays as it is.
     pub broken: Option<Broken>,
+    /// What changes its place and has yet to come; [`handover`] says which.
+    pub moves: Vec<Move>,
 }
 
 /// Decides, and tells every reason.
@@ -199,7 +203,7 @@ impl Decision {
         }
         cut(&mut refusals, refusals_max);
         let shares = shares.into_iter().map(|(id, shares)| (fleet.uid(id).clone(), shares)).collect();
-        Solution { shares, refusals, unplaced, waiting, outgrown, until, broken }
+        Solution { shares, refusals, unplaced, waiting, outgrown, until, broken, moves: Vec::new() }
     }
 }
 

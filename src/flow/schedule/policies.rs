@@ -8,7 +8,12 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{expression::Expression, filter::Chosen, profile::Found, standing::Rules};
+use super::{
+    expression::Expression,
+    filter::Chosen,
+    profile::{Found, Profiles},
+    standing::Rules,
+};
 use crate::model::{
     application::{Mode, PlacementPolicy, Policy, Topology},
     profile::DEFAULT,
@@ -173,6 +178,13 @@ impl Policies {
     /// The clusters that an Application's topologies choose.
     pub fn chosen(&self) -> Chosen<'_> {
         Chosen::new(&self.topologies, None)
+    }
+
+    /// Whether who is chosen for a component may depend on the room of clusters: by an expression, or by what a profile says.
+    pub fn may_read_room(&self, component: &str, profiles: &Profiles) -> bool {
+        let policy = self.spread(component).0.map(|index| &self.placements[index]);
+        let profile = policy.and_then(|policy| policy.profile.as_deref());
+        policy.is_some_and(|policy| policy.expression.is_some()) || !matches!(profiles.find(profile), Ok(None))
     }
 
     /// The profile that a group asks for by name.

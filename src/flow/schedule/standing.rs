@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     expression::Expression,
-    filter::{Asked, Chosen, Filter, Holds, Membership, Needed, Sketched, Taints, Verdict, View},
+    filter::{Asked, Chosen, Draining, Filter, Holds, Membership, Needed, Sketched, Taints, Verdict, View},
     fleet::{Candidate, Id},
     profile::Found,
     score::{Preferred, Score},
@@ -167,6 +167,7 @@ impl<'p> Rules<'p> {
         if let Some(expression) = expression {
             filters.push(Arc::new(Holds(expression)));
         }
+        filters.push(Arc::new(Draining));
         let tolerations = policy.map(|policy| policy.tolerations.as_slice()).unwrap_or_default();
         let taints = platform.is_none_or(|platform| platform.taints).then(|| Arc::new(Taints { tolerations }));
         if let Some(taints) = &taints {
@@ -266,7 +267,8 @@ impl<'p> Rules<'p> {
     }
 
     /// What all filters say together: the most severe, and of equals the first.
-    fn judge(&self, view: &View<'_>) -> Verdict {
+    /// What all filters come to.
+    pub fn judge(&self, view: &View<'_>) -> Verdict {
         let mut told = Verdict::OPEN;
         for filter in &self.filters {
             let Verdict { standing, until } = filter.judge(view);

@@ -82,6 +82,9 @@ impl<'a> Solver<'a> {
         if let Some(fault) = self.total_fault(policies, group, targets.len()) {
             group.components.iter().for_each(|component| self.outgrow(component, fault.clone()));
         }
+        if targets.is_empty() {
+            self.stay_for_lack(group, placing, &here);
+        }
         for &id in &targets {
             for component in &group.components {
                 let had = self.has(component, id).and_then(|share| share.replicas);
@@ -104,6 +107,14 @@ impl<'a> Solver<'a> {
         let other = targets.first().map_or_else(|| "nobody".to_owned(), |&id| self.fleet.at(id).name.clone());
         let detail = "an earlier group of the policy has it".to_owned();
         self.refuse_group(group, placing, &whole, &BTreeMap::new(), &Why::OutScored { other, detail });
+    }
+
+    /// Nobody else has it or can take it: who is to lose it because its cluster is taken out of service keeps it.
+    fn stay_for_lack(&mut self, group: &Group<'a>, placing: &Placing, here: &BTreeSet<Id>) {
+        let leaves = |id: &&Id| matches!(placing.of(**id), Standing::Leaves(Why::Draining | Why::Tainted { .. }));
+        for &id in here.iter().filter(leaves) {
+            group.components.iter().for_each(|component| self.keep(id, component));
+        }
     }
 
     /// Where replicas were a total and are now those of each cluster, the total that the policy says must come of it.
@@ -304,6 +315,7 @@ pub fn word(why: &Why) -> &'static str {
     match why {
         Why::NotAccepted => "not accepted",
         Why::Deleting => "being deleted",
+        Why::Draining => "being drained",
         Why::Cordoned => "cordoned",
         Why::Silent => "silent",
         Why::NoSketch => "without a report of their capacity",

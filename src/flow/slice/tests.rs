@@ -60,6 +60,7 @@ impl Story {
             rows: Vec::new(),
             refusals: Vec::new(),
             unplaced: BTreeMap::new(),
+            moves: Vec::new(),
         };
         Self {
             revisions: BTreeMap::new(),

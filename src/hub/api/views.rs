@@ -157,6 +157,7 @@ mod tests {
             rows,
             refusals: Vec::new(),
             unplaced: Default::default(),
+            moves: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Controller, Effect,
     clusters::confirmed,
+    handing,
     index::StoredApplication,
     lanes::{Plan, unchanged},
 };
@@ -18,7 +19,7 @@ use crate::{
     flow::{
         render::render,
         rollup,
-        schedule::{Bound, Problem, Profiles, Running, Solution, bind, solve_telling},
+        schedule::{Bound, Fleet, Problem, Profiles, Running, Solution, bind, handover::leaves_wholly, solve_telling},
         slice::{self, Cause, Change},
     },
     hub::{
@@ -97,16 +98,19 @@ impl Controller {
         let row = placement.rows.iter().find(|row| row.cluster == *cluster);
         let report = self.index.report(application, cluster).map(Arc::as_ref);
         let confirms = row.is_some_and(|row| !slice::confirmed(row, report).is_empty() && !row.removals.is_empty());
+        // Whether what comes is healthy, or what goes is not.
+        let hands_over = placement.moves.iter().any(|known| known.to == *cluster || known.from == *cluster);
         let rows = placement.rows.len() as u64;
         let pace = PACE_MS + PACE_MS_PER_ROW * rows + PACE_MS_PER_WAITING * self.due.len() as u64;
         let earliest = self.written_ms.get(application).map_or(0, |written| written + pace);
-        self.mark(application, earliest.max(now.monotonic_ms), confirms);
+        self.mark(application, earliest.max(now.monotonic_ms), confirms || hands_over);
     }
 
     pub(super) fn forget_application(&mut self, uid: &Uid) {
         self.due.remove(uid);
         self.losing.remove(uid);
         self.waiting.remove(uid);
+        self.wide.remove(uid);
         self.render_faults.remove(uid);
         self.written_ms.remove(uid);
         self.plugins.forget(uid);
@@ -186,7 +190,7 @@ impl Controller {
             self.write(now, &stored, Some(snapshot), None);
             return Losses::new();
         }
-        self.refresh_rooms();
+        self.refresh_rooms(now);
         let previous = self.index.placement(uid);
         let parts = (snapshot.name.as_str(), snapshot.revision.components.as_slice());
         let Some(profiles) = self.consult(now, &stored, parts, previous.as_deref()) else { return Losses::new() };
@@ -196,7 +200,8 @@ impl Controller {
         let mut solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles));
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let losses = previous.iter().flat_map(|previous| losses(previous, decided, &solution)).collect::<Losses>();
-        let losses: Losses = losses.into_iter().filter(|cluster| self.is_present(cluster)).collect();
+        let unnamed = |cluster: &Uid| self.is_present(cluster) && !self.is_draining(cluster);
+        let losses: Losses = losses.into_iter().filter(unnamed).collect();
         for cluster in self.brake.clusters_of(uid).difference(&losses) {
             self.brake.release(cluster, uid);
             self.clusters_due.insert(cluster.clone(), now.monotonic_ms);
@@ -208,10 +213,7 @@ impl Controller {
         if !held.is_empty() {
             solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles));
         }
-        match solution.waiting {
-            true => drop(self.waiting.insert(uid.clone())),
-            false => drop(self.waiting.remove(uid)),
-        }
+        self.note_needs(&stored, &snapshot.revision.components, &solution);
         if let Some(until) = solution.until {
             let in_ms = until.millis().saturating_sub(now.wall.millis()).max(0) as u64;
             self.mark(uid, now.monotonic_ms + in_ms, true);
@@ -227,6 +229,10 @@ impl Controller {
         self.fleet.get(cluster).is_some_and(|candidate| !candidate.deleting)
     }
 
+    fn is_draining(&self, cluster: &Uid) -> bool {
+        self.fleet.get(cluster).is_some_and(|candidate| candidate.draining)
+    }
+
     fn solve(
         &mut self,
         now: Now,
@@ -240,16 +246,22 @@ impl Controller {
         let running =
             running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
         let neighbours = self.neighbours(&stored.view);
+        #[cfg(test)]
+        {
+            self.decisions += 1;
+        }
         let problem =
             Problem { now: now.wall, policies, components, previous, running, held, neighbours: &neighbours, profiles };
-        let solution = match stored.view.spec.other_scheduler() {
+        let binding = self.index.bindings.get(&stored.view.metadata.uid).map(Arc::as_ref);
+        let decide = |fleet: &mut Fleet, problem: &Problem<'_>| match stored.view.spec.other_scheduler() {
             Some(scheduler) => {
-                let metadata = &stored.view.metadata;
-                let binding = self.index.bindings.get(&metadata.uid).map(Arc::as_ref);
-                bind(&mut self.fleet, &problem, &Bound { scheduler, generation: metadata.generation, binding })
+                bind(fleet, problem, &Bound { scheduler, generation: stored.view.metadata.generation, binding })
             }
-            None => solve_telling(&mut self.fleet, &problem, REFUSALS_MAX),
+            None => solve_telling(fleet, problem, REFUSALS_MAX),
         };
+        let nothing = BTreeMap::new();
+        let reports = self.index.reports.get(&stored.view.metadata.uid).unwrap_or(&nothing);
+        let solution = handing::decided(&mut self.fleet, &problem, reports, decide);
         if let Some(broken) = &solution.broken {
             self.effects.push(Effect::Fault(format!("{}: {broken}", stored.view.metadata.object_name())));
         }
@@ -284,7 +296,11 @@ impl Controller {
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
         let next = self.next_placement(stored, old, revision, solution);
-        let same = previous.is_some() && !is_new && next.rows == old.rows && same_answers(old, &next, waiting);
+        let same = previous.is_some()
+            && !is_new
+            && next.rows == old.rows
+            && next.moves == old.moves
+            && same_answers(old, &next, waiting);
         (!same).then_some(next)
     }
 
@@ -511,7 +527,7 @@ pub fn deletion(metadata: &Metadata) -> Cause<'_> {
     cause(metadata, DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION)
 }
 
-fn cause<'a>(metadata: &'a Metadata, author: &str, trace: &str) -> Cause<'a> {
+pub fn cause<'a>(metadata: &'a Metadata, author: &str, trace: &str) -> Cause<'a> {
     let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str).unwrap_or_default();
     Cause { author: annotation(author), trace: annotation(trace) }
 }
@@ -525,6 +541,7 @@ pub fn nowhere(stored: &StoredApplication) -> Placement {
         rows: Vec::new(),
         refusals: Vec::new(),
         unplaced: BTreeMap::new(),
+        moves: Vec::new(),
     }
 }
 
@@ -546,9 +563,8 @@ fn losses(previous: &Placement, (revision_name, revision): (&str, &Revision), so
     let known = |name: &str| revision.components.iter().any(|component| component.name == name);
     let mut losses = Losses::new();
     for row in previous.rows.iter().filter(|row| row.revision == revision_name) {
-        let shares = solution.shares.get(&row.cluster);
-        let lost = |name: &&String| known(name) && shares.is_none_or(|shares| !shares.contains_key(*name));
-        if row.components.keys().any(|name| lost(&name)) {
+        let lost = |name: &String| known(name) && leaves_wholly(solution, &row.cluster, name);
+        if row.components.keys().any(lost) {
             losses.insert(row.cluster.clone());
         }
     }

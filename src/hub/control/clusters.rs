@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::{
     Controller, Effect, FromAgent,
-    applications::deletion,
+    applications::{cause, deletion},
     brake::Confirmation,
+    draining::TELL_MS,
     index::StoredCluster,
     lanes::{Plan, unchanged},
 };
@@ -22,11 +23,14 @@ use crate::{
     },
     kinds::{
         CLUSTER,
-        cluster::{CLUSTER_FINALIZER, CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION, FORGET_ANNOTATION},
+        cluster::{
+            CLUSTER_FINALIZER, CONFIRM_ANNOTATION, CONFIRM_AUTHOR_ANNOTATION, DRAIN_AUTHOR_ANNOTATION,
+            DRAIN_TRACE_ANNOTATION, FORGET_ANNOTATION,
+        },
     },
     model::{
         Cluster, Condition, Conditions, Now, Resources, Sketch, Timestamp, Uid,
-        cluster::{DeletionPolicy, Facts, READY},
+        cluster::{DRAINED, DeletionPolicy, Facts, READY},
         condition::Truth,
     },
     store::{Operation, Transaction, object},
@@ -41,9 +45,6 @@ const STORED_SHAPES_MAX: usize = 256;
 const STORED_SKETCH_BYTES_MAX: usize = 512 << 10;
 /// False while what an agent says of its capacity cannot be true; absent otherwise.
 const CAPACITY: &str = "CapacityKnown";
-/// More room may be good for those who wait; a fleet that settles is asked once.
-const WAITING_MS: u64 = 100;
-
 /// What was heard of a cluster since this process leads.
 #[derive(Debug, Clone, Default)]
 pub struct Member {
@@ -144,16 +145,9 @@ impl Controller {
         let due = due.max(now.monotonic_ms);
         let known = self.clusters_due.entry(cluster.clone()).or_insert(due);
         *known = due.min(*known);
-        self.wake_waiting(now);
     }
 
-    pub(super) fn wake_waiting(&mut self, now: Now) {
-        for application in self.waiting.clone() {
-            self.mark(&application, now.monotonic_ms + WAITING_MS, true);
-        }
-    }
-
-    /// A Cluster came, went or changed. Whether that may change who is chosen.
+    /// A Cluster came, went or changed; wakes whom a change concerns. One that came or went is told of to everybody.
     pub(super) fn on_cluster(&mut self, now: Now, uid: &Uid) -> bool {
         let Some(stored) = self.index.clusters.get(uid).cloned() else {
             self.members.remove(uid);
@@ -172,15 +166,20 @@ impl Controller {
         }
         self.clusters_due.insert(uid.clone(), now.monotonic_ms);
         // What is heard of it stays as it was heard.
-        let heard = self.fleet.get(uid).map(|known| (known.silent, known.room.clone())).unwrap_or_default();
+        let known = self.fleet.get(uid).cloned();
+        let heard = known.as_ref().map(|known| (known.silent, known.room.clone())).unwrap_or_default();
         let candidate = Candidate { silent: heard.0, room: heard.1, ..Candidate::of(&stored.view) };
-        let chosen_anew = self.fleet.upsert(uid, candidate);
+        self.fleet.upsert(uid, candidate.clone());
         self.reservations.mark_stale(uid);
         self.on_truth(now, uid);
         for application in self.brake.held(uid).cloned().unwrap_or_default() {
             self.mark(&application, now.monotonic_ms, true);
         }
-        chosen_anew || stored.view.metadata.deletion_timestamp.is_some()
+        match known {
+            Some(known) => self.wake_for_facts(now, uid, &known, &candidate),
+            None => return true,
+        }
+        false
     }
 
     /// Looks who has fallen silent, a few times within the grace.
@@ -223,17 +222,26 @@ impl Controller {
         if self.truths.insert(uid.clone(), truth) == Some(truth) {
             return;
         }
+        let known = self.fleet.get(uid).cloned();
         self.fleet.set_silent(uid, truth != Truth::True);
         self.clusters_due.insert(uid.clone(), now.monotonic_ms);
         for application in self.index.tenants.get(uid).cloned().unwrap_or_default() {
             self.mark(&application, now.monotonic_ms, false);
         }
-        self.wake_waiting(now);
+        if let Some((known, heard)) = known.zip(self.fleet.get(uid).cloned()) {
+            self.wake_waiting(now, uid, &known, &heard);
+        }
     }
 
-    pub(super) fn deleting_clusters(&self) -> BTreeSet<Uid> {
-        let deleting = self.fleet.iter().filter(|(_, candidate)| candidate.deleting);
-        deleting.map(|(uid, _)| uid.clone()).collect()
+    /// What is left in clusters that are to be empty may have changed.
+    pub(super) fn tell_of_leaving(&mut self, now: Now) {
+        for (uid, cluster) in self.fleet.iter() {
+            if cluster.deleting {
+                self.clusters_due.insert(uid.clone(), now.monotonic_ms);
+            } else if cluster.draining {
+                self.clusters_due.entry(uid.clone()).or_insert(now.monotonic_ms + TELL_MS);
+            }
+        }
     }
 
     /// Whether nobody waits for what runs there: its Cluster is gone, orphans it, or is to be forgotten.
@@ -247,8 +255,12 @@ impl Controller {
 
     /// By whose request a cluster is being drained; absent where it is not.
     pub(super) fn drain(&self, uid: &Uid) -> Option<Cause<'_>> {
-        let metadata = &self.index.clusters.get(uid)?.view.metadata;
-        (metadata.deletion_timestamp.is_some() && !self.is_dropped(uid)).then(|| deletion(metadata))
+        let view = &self.index.clusters.get(uid)?.view;
+        let metadata = &view.metadata;
+        match metadata.deletion_timestamp {
+            Some(_) => (!self.is_dropped(uid)).then(|| deletion(metadata)),
+            None => view.spec.drain.then(|| cause(metadata, DRAIN_AUTHOR_ANNOTATION, DRAIN_TRACE_ANNOTATION)),
+        }
     }
 
     pub(super) fn settle_clusters(&mut self, now: Now) {
@@ -266,6 +278,9 @@ impl Controller {
         let ours = metadata.finalizers.iter().any(|finalizer| finalizer == CLUSTER_FINALIZER);
         if metadata.deletion_timestamp.is_some() && ours && !self.index.tenants.contains_key(uid) {
             return self.finish_cluster(now, &stored);
+        }
+        if self.is_drain_open(&stored.view) {
+            self.clusters_due.insert(uid.clone(), now.monotonic_ms + TELL_MS);
         }
         let mut object = stored.object();
         let sketched = self.write_status(now, uid, &stored.view, &mut object);
@@ -327,6 +342,10 @@ impl Controller {
         match self.brake.words(uid, &view.metadata.name, works) {
             Some(words) => set(&mut conditions, HELD, (Truth::True, "NotConfirmed", words)),
             None => conditions.0.retain(|condition| condition.type_ != HELD),
+        }
+        match self.drained(view) {
+            Some(told) => set(&mut conditions, DRAINED, told),
+            None => conditions.0.retain(|condition| condition.type_ != DRAINED),
         }
         match member.sketch.as_ref().filter(|sketch| !sketch.fault.is_empty()) {
             Some(sketch) => {

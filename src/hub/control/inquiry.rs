@@ -57,7 +57,7 @@ impl Controller {
         if !self.index.ready || self.index.revision < question.least {
             return Err(Unanswered::Behind);
         }
-        self.refresh_rooms();
+        self.refresh_rooms(now);
         self.fleet.settle();
         let about = match &question.asked {
             Asked::Explain(name) => {

@@ -34,7 +34,7 @@ use super::{
     limits::CLUSTER_GRACE,
 };
 use crate::{
-    flow::schedule::{Ask, Fleet},
+    flow::schedule::{Ask, Fleet, wake::Needs},
     model::{Now, Placement, Report, Sketch, Uid, cluster::Facts, condition::Truth, plugin::Judgements},
     store::{Compare, Error, Key, Outcome, Revision, Transaction},
 };
@@ -43,8 +43,10 @@ mod applications;
 mod brake;
 mod clusters;
 mod deletion;
+mod draining;
 mod driver;
 mod expiry;
+mod handing;
 mod index;
 mod inquiry;
 mod lanes;
@@ -56,6 +58,7 @@ mod reservations;
 #[cfg(test)]
 mod tests;
 pub mod turn;
+mod waking;
 
 /// Asked of [`Controller::step`].
 #[derive(Debug, Clone, PartialEq)]
@@ -177,8 +180,13 @@ pub struct Controller {
     losing: BTreeMap<Uid, Losses>,
     clusters_due: BTreeMap<Uid, u64>,
     silence_check_ms: u64,
-    /// Applications for which more room, or a voice, may change the answer.
-    waiting: BTreeSet<Uid>,
+    /// Applications for which more room, or a voice, may change the answer, and what room.
+    waiting: BTreeMap<Uid, Needs>,
+    /// Applications that have a part in every cluster that they may have.
+    wide: BTreeSet<Uid>,
+    /// Decisions made, for tests of who is decided anew.
+    #[cfg(test)]
+    decisions: u64,
     render_faults: BTreeMap<Uid, RenderFaults>,
     plugins: Plugins,
     /// When each Application was last written, for pacing.
@@ -228,8 +236,9 @@ impl Controller {
                 self.settle_applications(now);
                 self.housekeep(now);
             }
-            if self.reservations.take_eased() {
-                self.wake_waiting(now);
+            // What is free by now may be what somebody waits for.
+            if !self.waiting.is_empty() {
+                self.refresh_rooms(now);
             }
             self.flush(now);
         }
@@ -304,6 +313,7 @@ impl Controller {
         self.truths.clear();
         self.waiting.clear();
         self.plugins.start_over();
+        self.wide.clear();
         let clusters = &self.index.clusters;
         self.members.retain(|uid, _| clusters.contains_key(uid));
         self.house.start(now);
@@ -319,9 +329,9 @@ impl Controller {
         }
         for application in &touched.placements {
             self.reserve(application);
-            for cluster in self.deleting_clusters() {
-                self.clusters_due.insert(cluster, now.monotonic_ms);
-            }
+        }
+        if !touched.placements.is_empty() {
+            self.tell_of_leaving(now);
         }
         for (cluster, application) in &touched.reports {
             let refused = self.is_refused(application, cluster);
@@ -528,12 +538,13 @@ impl Controller {
         })
     }
 
-    /// Makes the rooms that changed anew, from sketches and reservations.
-    fn refresh_rooms(&mut self) {
+    /// Makes the rooms that changed anew, from sketches and reservations, and wakes whom they may serve.
+    fn refresh_rooms(&mut self, now: Now) {
         for cluster in self.reservations.take_stale() {
             let sketch = self.members.get(&cluster).and_then(|member| member.sketch.as_ref());
             let sketch = sketch.filter(|sketch| sketch.fault.is_empty());
             let room = sketch.map(|sketch| self.reservations.room(&cluster, sketch));
+            self.wake_for_room(now, &cluster, room.as_ref());
             self.fleet.set_room(&cluster, room);
         }
     }

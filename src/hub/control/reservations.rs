@@ -41,8 +41,6 @@ pub struct Reservations {
     homes: BTreeMap<Uid, BTreeSet<Uid>>,
     /// Clusters whose room has to be made anew.
     stale: BTreeSet<Uid>,
-    /// Less is held somewhere than before.
-    eased: bool,
     doubts: BTreeMap<Uid, Doubt>,
     /// (cluster, Application) → since when it is refused there; absent once its room is given back.
     refused: BTreeMap<(Uid, Uid), u64>,
@@ -95,16 +93,9 @@ impl Reservations {
             None if reserved.is_empty() => return,
             None => self.clusters.entry(cluster.clone()).or_default(),
         };
-        let change = held.set(application, reserved);
-        if change != Change::Nothing {
+        if held.set(application, reserved) {
             self.stale.insert(cluster.clone());
         }
-        self.eased |= change == Change::Less;
-    }
-
-    /// Whether less was held somewhere since this was asked last: those who wait for room may ask again.
-    pub fn take_eased(&mut self) -> bool {
-        std::mem::take(&mut self.eased)
     }
 
     pub fn doubt(&mut self, application: &Uid, doubt: Doubt) {
@@ -193,21 +184,13 @@ impl Reservations {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
-    Nothing,
-    /// Nothing is less than before.
-    More,
-    Less,
-}
-
 impl Held {
-    fn set(&mut self, application: &Uid, reserved: Reserved) -> Change {
+    /// Whether that is another amount.
+    fn set(&mut self, application: &Uid, reserved: Reserved) -> bool {
         let before = self.applications.get(application).map(Vec::as_slice).unwrap_or_default();
         if before == reserved {
-            return Change::Nothing;
+            return false;
         }
-        let has_less = either(before.to_vec(), reserved.clone()) != summed(&reserved);
         for (demand, replicas) in before {
             let Some(sum) = self.sums.get_mut(demand) else { continue };
             *sum = sum.saturating_sub(u64::from(*replicas));
@@ -222,7 +205,7 @@ impl Held {
             true => self.applications.remove(application),
             false => self.applications.insert(application.clone(), reserved),
         };
-        if has_less { Change::Less } else { Change::More }
+        true
     }
 }
 

@@ -1,9 +1,11 @@
 //! The controller against the store's own state machine and agents of a few lines.
 
 mod binding;
+mod drain;
 mod inquiries;
 mod neighbours;
 mod profiles;
+mod proportion;
 mod reserved;
 mod rules;
 mod stories;

@@ -99,6 +99,7 @@ impl Script {
             rows: rows.iter().map(row).collect(),
             refusals: Vec::new(),
             unplaced: BTreeMap::new(),
+            moves: Vec::new(),
         };
         let (chunks, head) = records::encode(&placement);
         self.put(chunks.into_iter().chain([head]).map(|(key, value)| (key, Some(value))).collect());

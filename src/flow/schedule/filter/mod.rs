@@ -2,7 +2,7 @@
 //!
 //! Owns: the order in which they speak. Of what they say the most severe counts, and of equals the first: that a cluster
 //! is no candidate comes before that it merely gets nothing new. What decides over membership and silence always speaks
-//! first and cannot be left out. Must never: see more than one cluster at a time, or remember what it saw.
+//! first and cannot be left out; nor can what says that a cluster is being drained. Must never: see more than one cluster at a time, or remember what it saw.
 
 use std::fmt;
 
@@ -11,6 +11,7 @@ use crate::model::{Timestamp, Uid};
 
 mod asked;
 mod chosen;
+mod draining;
 mod expression;
 mod headroom;
 mod membership;
@@ -21,6 +22,7 @@ mod taints;
 pub use self::{
     asked::Asked,
     chosen::{Chosen, Needed},
+    draining::Draining,
     expression::Holds,
     headroom::Headroom,
     membership::Membership,

@@ -32,6 +32,7 @@ fn app(name: &str, shares: &[(&str, u32)]) -> App {
         rows: shares.iter().map(row).collect(),
         refusals: Vec::new(),
         unplaced: BTreeMap::new(),
+        moves: Vec::new(),
     };
     let total = shares.iter().map(|(_, replicas)| replicas).sum();
     App { name, policies: divided(), components: vec![component("web", total)], placement }

@@ -188,6 +188,7 @@ fn placement(fleet: &BTreeMap<Uid, Candidate>, solution: &Solution) -> Placement
         rows: solution.shares.iter().map(row).collect(),
         refusals: Vec::new(),
         unplaced: BTreeMap::new(),
+        moves: Vec::new(),
     }
 }
 
@@ -484,7 +485,8 @@ fn a_cluster_that_is_no_longer_chosen_keeps_its_replicas_until_they_fit_elsewher
     case.at("us").labels.clear();
     let solution = case.settle();
     assert_eq!(counts(&case, &solution).values().sum::<u32>(), 10);
-    assert_eq!(solution.unplaced["web"].split(';').next(), Some("room for 5 of 10 replicas"));
+    let stay = "5 of 10 replicas fit nowhere else, and stay in clusters that they are to leave";
+    assert_eq!(solution.unplaced["web"], stay);
     case.at("eu").room = cluster("eu", 50).room;
     expect(&case, &case.solve(), &[("eu", 10)]);
 }

@@ -56,6 +56,8 @@ pub type Plugin = fn(&Question) -> Result<Judgements, String>;
 pub struct Agent {
     pub up: bool,
     pub room: i64,
+    /// What it starts does not become ready.
+    pub unready: bool,
     /// Its member says no to whatever is applied.
     pub refuses: bool,
     pub works: BTreeMap<Uid, Work>,
@@ -395,11 +397,12 @@ impl Agent {
         };
         let component = |manifest: &crate::model::work::Manifest| {
             let replicas = self.objects.get(&manifest.object).map_or(0, |(_, replicas)| *replicas);
+            let ready = if self.unready { 0 } else { replicas };
             ComponentReport {
                 name: manifest.component.clone(),
-                healthy: true,
+                healthy: ready == replicas,
                 message: String::new(),
-                replicas: Some(ReplicaCount { desired: replicas, ready: replicas, updated: replicas, bound: replicas }),
+                replicas: Some(ReplicaCount { desired: replicas, ready, updated: replicas, bound: replicas }),
                 ..ComponentReport::default()
             }
         };
