@@ -32,6 +32,7 @@ mod replicas;
 mod replicas_agents;
 mod scenarios_application;
 mod scenarios_burst;
+mod scenarios_draining;
 mod scenarios_joining;
 mod scenarios_outage;
 mod scenarios_placement;

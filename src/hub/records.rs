@@ -305,7 +305,7 @@ mod tests {
             cluster: Uid(format!("r{index:04}")),
             cluster_name: format!("r{index:04}"),
             component: component.into(),
-            why: if index % 3 == 0 {
+            why: if index.is_multiple_of(3) {
                 Why::Cordoned
             } else {
                 Why::Spread { by: "region".into(), detail: "full".into() }

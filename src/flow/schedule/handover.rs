@@ -313,15 +313,13 @@ fn ready_in(handover: &Handover<'_>, solution: &Solution, known: &Move, (to, inc
         return 0;
     }
     let Some((decided, line)) = well() else { return 0 };
+    let well = |is_well: bool| if is_well { u32::MAX } else { 0 };
     match (line.replicas, decided) {
-        (Some(count), Some(decided)) if !line.scaled && is_whole(handover, known) => {
-            if line.healthy && count.ready >= decided { u32::MAX } else { 0 }
-        }
-        (Some(count), Some(decided)) if !line.scaled => {
-            count.ready.min(decided).saturating_sub(decided.saturating_sub(incoming))
-        }
-        _ if line.healthy => u32::MAX,
-        _ => 0,
+        (Some(count), Some(decided)) if !line.scaled => match is_whole(handover, known) {
+            true => well(line.healthy && count.ready >= decided),
+            false => count.ready.min(decided).saturating_sub(decided.saturating_sub(incoming)),
+        },
+        _ => well(line.healthy),
     }
 }
 

@@ -16,6 +16,8 @@ struct Case {
     silent: Vec<&'static str>,
 }
 
+/// From, to, how many.
+type Moved = (String, String, u32);
 type Shares<'a> = &'a [(&'a str, Option<u32>)];
 
 fn share(replicas: Option<u32>) -> Share {
@@ -79,7 +81,7 @@ impl Case {
     }
 
     /// What of `web` runs, and what moves, after a decision that wants it here.
-    fn decide(&self, wanted: Shares<'_>) -> (Vec<(String, u32)>, Vec<(String, String, u32)>) {
+    fn decide(&self, wanted: Shares<'_>) -> (Vec<(String, u32)>, Vec<Moved>) {
         let solution = self.solution(&[("web", wanted)]);
         let counts = solution
             .shares

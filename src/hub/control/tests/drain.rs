@@ -51,7 +51,7 @@ fn rule_03_what_is_drained_stays_until_its_replacement_is_healthy() {
         world.settle();
         world.agent("us").unready = true;
         drain(&mut world, "eu", true);
-        world.pass(3600_000);
+        world.pass(3_600_000);
         assert_eq!(world.shares(&web), shares(&[("eu", 6), ("us", moved)]));
         assert!(world.ordered.is_empty());
         assert_eq!(drained(&world, "eu").0, "Moving");
