@@ -374,6 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_asked_for_something_else_are_not_those_to_come() {
+        let (row, revision) = part("webservice", Some(5));
+        let still = |generation: u64, milli: i64| {
+            let mut reported = revision.clone();
+            reported.components[0].demand = Some(cpu(milli));
+            let replicas = Some(ReplicaCount { desired: 5, bound: 5, ..ReplicaCount::default() });
+            let line = ComponentReport { name: "web".into(), replicas, ..ComponentReport::default() };
+            let report = Report { generation, components: vec![line], ..Report::default() };
+            let reserved = outstanding(&row, &revision, Some(&report), Some(&reported), false);
+            reserved.iter().map(|(_, count)| count).sum::<u32>()
+        };
+        assert_eq!([still(6, 1000), still(6, 400), still(7, 1000)], [0, 5, 0]);
+    }
+
+    #[test]
     fn what_the_member_scales_is_held_as_the_member_scales_it() {
         let (row, revision) = part("webservice", Some(5));
         let still = |desired: u32, scaled: bool| {

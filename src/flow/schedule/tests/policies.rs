@@ -275,6 +275,39 @@ fn no_more_replicas_move_than_may() {
 }
 
 #[test]
+fn other_weights_share_all_replicas_out_anew() {
+    let weighted = |eu: u32| {
+        let weights = json!([{"clusters": ["eu"], "weight": eu}, {"clusterSelector": {}, "weight": 1}]);
+        placement_with(json!({"division": "Weighted", "weights": weights}))
+    };
+    let mut case = Case::new(weighted(1), 6, &[("eu", 20), ("us", 20)]);
+    settles(&mut case, &[("eu", 3), ("us", 3)]);
+    case.policies = weighted(2);
+    settles(&mut case, &[("eu", 4), ("us", 2)]);
+}
+
+#[test]
+fn aggregated_replicas_come_to_where_some_run() {
+    let aggregated = placement_with(json!({"division": "Aggregated"}));
+    let mut case = Case::new(aggregated, 2, &[("eu", 10), ("us", 9)]);
+    settles(&mut case, &[("eu", 2)]);
+    *case.at("us") = cluster("us", 50);
+    case.scale(6);
+    settles(&mut case, &[("eu", 6)]);
+}
+
+#[test]
+fn a_lower_total_is_carried_out_also_where_the_spread_cannot_be_kept() {
+    let mut case = Case::new(divided(), 6, &[("eu", 20), ("us", 20)]);
+    settles(&mut case, &[("eu", 3), ("us", 3)]);
+    case.policies = placement_with(json!({"spreadConstraints": [{"by": "cluster", "minGroups": 3}]}));
+    case.scale(4);
+    let solution = case.settle();
+    assert!(solution.unplaced["web"].starts_with("no choice of clusters keeps the spread"), "{:?}", solution.unplaced);
+    assert_eq!(counts(&case, &solution).values().sum::<u32>(), 4);
+}
+
+#[test]
 fn what_must_leave_is_no_move_that_the_policy_bounds() {
     let mut case = Case::new(placement_with(json!({"maxMoves": 0})), 12, &[("ap", 20), ("eu", 20), ("us", 20)]);
     settles(&mut case, &[("ap", 4), ("eu", 4), ("us", 4)]);
