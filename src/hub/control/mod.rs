@@ -27,6 +27,7 @@ use self::{
     outbox::Outbox,
     plugins::Plugins,
     reservations::{Doubt, Reservations, either, is_refused, outstanding},
+    waking::Waiting,
 };
 use super::{
     events::{Note, Recorder},
@@ -34,7 +35,7 @@ use super::{
     limits::CLUSTER_GRACE,
 };
 use crate::{
-    flow::schedule::{Ask, Fleet, wake::Needs},
+    flow::schedule::{Ask, Fleet},
     model::{Now, Placement, Report, Sketch, Uid, cluster::Facts, condition::Truth, plugin::Judgements},
     store::{Compare, Error, Key, Outcome, Revision, Transaction},
 };
@@ -181,7 +182,7 @@ pub struct Controller {
     clusters_due: BTreeMap<Uid, u64>,
     silence_check_ms: u64,
     /// Applications for which more room, or a voice, may change the answer, and what room.
-    waiting: BTreeMap<Uid, Needs>,
+    waiting: Waiting,
     /// Applications that have a part in every cluster that they may have.
     wide: BTreeSet<Uid>,
     /// Decisions made, for tests of who is decided anew.
@@ -311,7 +312,7 @@ impl Controller {
         self.recorder = Recorder::default();
         self.fleet.clear();
         self.truths.clear();
-        self.waiting.clear();
+        self.waiting = Waiting::default();
         self.plugins.start_over();
         self.wide.clear();
         let clusters = &self.index.clusters;

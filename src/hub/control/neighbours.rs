@@ -70,7 +70,7 @@ impl Controller {
             for (other, stored) in
                 self.index.applications.iter().filter(|(other, _)| self.is_beside(other, application))
             {
-                if self.waiting.contains_key(other) && said.apart.iter().any(|term| term.means(&named(&stored.view))) {
+                if self.waiting.contains(other) && said.apart.iter().any(|term| term.means(&named(&stored.view))) {
                     woken.insert(other.clone());
                 }
             }

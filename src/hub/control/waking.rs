@@ -2,7 +2,7 @@
 //!
 //! Those that have a part in the cluster always are. Of the others [`crate::flow::schedule::wake`] says who.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Controller, index::StoredApplication};
 use crate::{
@@ -16,6 +16,39 @@ use crate::{
 /// More room may be good for those who wait; a fleet that settles is asked once.
 const WAITING_MS: u64 = 100;
 
+/// Applications that wait, and for what: many wait for the same, which is asked once.
+#[derive(Default)]
+pub struct Waiting {
+    needs: BTreeMap<Uid, Needs>,
+    by_needs: BTreeMap<Needs, BTreeSet<Uid>>,
+}
+
+impl Waiting {
+    pub fn contains(&self, application: &Uid) -> bool {
+        self.needs.contains_key(application)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.needs.is_empty()
+    }
+
+    pub fn remove(&mut self, application: &Uid) {
+        let Some(needs) = self.needs.remove(application) else { return };
+        if let Some(others) = self.by_needs.get_mut(&needs) {
+            others.remove(application);
+            if others.is_empty() {
+                self.by_needs.remove(&needs);
+            }
+        }
+    }
+
+    fn insert(&mut self, application: &Uid, needs: Needs) {
+        self.remove(application);
+        self.by_needs.entry(needs.clone()).or_default().insert(application.clone());
+        self.needs.insert(application.clone(), needs);
+    }
+}
+
 impl Controller {
     /// What was just decided tells what the Application is woken for.
     pub(super) fn note_needs(
@@ -26,10 +59,8 @@ impl Controller {
     ) {
         let (uid, policies) = (&stored.view.metadata.uid, &stored.view.spec.policies);
         match solution.waiting {
-            true => {
-                drop(self.waiting.insert(uid.clone(), Needs::of(policies, components, &self.index.profiles, solution)))
-            }
-            false => drop(self.waiting.remove(uid)),
+            true => self.waiting.insert(uid, Needs::of(policies, components, &self.index.profiles, solution)),
+            false => self.waiting.remove(uid),
         }
         match wake::is_wide(policies, components) {
             true => self.wide.insert(uid.clone()),
@@ -44,14 +75,14 @@ impl Controller {
         for application in self.index.tenants.get(cluster).cloned().unwrap_or_default() {
             self.mark(&application, now.monotonic_ms, true);
         }
-        let wide = self.wide.iter().filter(|application| !self.waiting.contains_key(*application));
+        let wide = self.wide.iter().filter(|application| !self.waiting.contains(application));
         let wide: Vec<Uid> = wide.cloned().collect();
         self.wake_concerned(now, cluster, (before, after), wide, false);
         self.wake_waiting(now, cluster, before, after);
     }
 
     pub(super) fn wake_waiting(&mut self, now: Now, cluster: &Uid, before: &Candidate, after: &Candidate) {
-        let waiting = self.waiting.keys().cloned().collect();
+        let waiting = self.waiting.needs.keys().cloned().collect();
         self.wake_concerned(now, cluster, (before, after), waiting, true);
     }
 
@@ -64,7 +95,12 @@ impl Controller {
         waits: bool,
     ) {
         let mut change = Change::new(cluster, clusters, now.wall, &self.index.profiles);
+        let at_ms = now.monotonic_ms + WAITING_MS;
         asked.retain(|application| {
+            // It looks soon anyway.
+            if self.due.get(application).is_some_and(|due| due.decide && due.at_ms <= at_ms) {
+                return false;
+            }
             let stored = self.index.applications.get(application);
             let known = stored.zip(self.index.newest(application));
             known.is_some_and(|(stored, newest)| {
@@ -72,19 +108,16 @@ impl Controller {
             })
         });
         for application in asked {
-            self.mark(&application, now.monotonic_ms + WAITING_MS, true);
+            self.mark(&application, at_ms, true);
         }
     }
 
     /// The room of a cluster is about to be this.
     pub(super) fn wake_for_room(&mut self, now: Now, cluster: &Uid, room: Option<&Room>) {
-        let Some(room) = room.filter(|_| !self.waiting.is_empty()) else { return };
+        let Some(room) = room else { return };
         let before = self.fleet.get(cluster).and_then(|known| known.room.as_ref());
-        // Many that wait ask for the same.
-        let mut known: BTreeMap<&Needs, bool> = BTreeMap::new();
-        let met =
-            self.waiting.iter().filter(|(_, needs)| *known.entry(needs).or_insert_with(|| needs.met(before, room)));
-        for application in met.map(|(application, _)| application.clone()).collect::<Vec<_>>() {
+        let met = self.waiting.by_needs.iter().filter(|(needs, _)| needs.met(before, room));
+        for application in met.flat_map(|(_, waiting)| waiting).cloned().collect::<Vec<_>>() {
             self.mark(&application, now.monotonic_ms + WAITING_MS, true);
         }
     }
