@@ -62,6 +62,9 @@ const PACE_MS_PER_ROW: u64 = 1;
 const PACE_MS_PER_WAITING: u64 = 2;
 /// Decisions of one step: while the next ones are made these are being stored, and agents are heard in between.
 const DECISIONS_MAX: usize = 64;
+/// Objects that are being written at once. Beyond that nothing is decided: what is decided early is stored late, and costs
+/// memory until then.
+pub const LANES_MAX: usize = 256;
 /// Refusals kept with a placement: those that say most come first.
 const REFUSALS_MAX: usize = 256;
 /// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
@@ -126,9 +129,10 @@ impl Controller {
     pub(super) fn settle_applications(&mut self, now: Now) {
         let ripe = |(uid, due): &(&Uid, &Due)| due.at_ms <= now.monotonic_ms && !self.lanes.contains_key(*uid);
         let ripe = self.due.iter().filter(ripe).map(|(uid, due)| (uid.clone(), *due));
-        let mut due: Vec<(Uid, Due)> = ripe.take(DECISIONS_MAX + 1).collect();
-        let more = due.len() > DECISIONS_MAX;
-        due.truncate(DECISIONS_MAX);
+        let most = DECISIONS_MAX.min(LANES_MAX.saturating_sub(self.lanes.len()));
+        let mut due: Vec<(Uid, Due)> = ripe.take(most + 1).collect();
+        let more = due.len() > most;
+        due.truncate(most);
         for (uid, due) in due {
             self.due.remove(&uid);
             let losses = self.settle_application(now, &uid, due.decide, false);

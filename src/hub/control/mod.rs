@@ -18,7 +18,7 @@ pub use self::driver::{Beats, run};
 #[cfg(test)]
 pub use self::turn::LEADER;
 use self::{
-    applications::{Due, Losses, RenderFaults},
+    applications::{Due, LANES_MAX, Losses, RenderFaults},
     brake::Brake,
     clusters::Member,
     expiry::Housekeeping,
@@ -252,8 +252,9 @@ impl Controller {
             return None;
         }
         let free = |uid: &Uid| !self.lanes.contains_key(uid);
-        let halted = self.halted;
-        let applications = self.due.iter().filter(|_| !halted).filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
+        let (halted, full) = (self.halted, self.lanes.len() >= LANES_MAX);
+        let applications =
+            self.due.iter().filter(|_| !halted && !full).filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
         let clusters = self.clusters_due.iter().filter(|(uid, _)| free(uid)).map(|(_, at_ms)| *at_ms);
         let others = [
             Some(self.silence_check_ms),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::world::World;
 use crate::{
-    hub::control::{Effect, Event, Settings},
+    hub::control::{Effect, Event, Settings, applications::LANES_MAX},
     kinds::{
         APPLICATION, CLUSTER,
         cluster::{FORGET_ANNOTATION, FORGET_AUTHOR_ANNOTATION},
@@ -354,4 +354,29 @@ fn many_reports_share_few_transactions() {
     let writes = world.store.revision() - before;
     // The Application itself, its decision, events, a few batches of sixty reports, and their statuses.
     assert!(writes <= 20, "{writes} writes");
+}
+
+#[test]
+fn many_that_wait_are_all_placed_once_clusters_are_open() {
+    let clusters: Vec<String> = (0..3).map(|n| format!("c{n}")).collect();
+    let mut world = World::with(&clusters.iter().map(|name| (name.as_str(), 1000)).collect::<Vec<_>>());
+    let cordon = |world: &mut World, cordoned: bool| {
+        for name in &clusters {
+            world.edit(&CLUSTER, "", name, |cluster| cluster["spec"]["unschedulable"] = json!(cordoned));
+        }
+    };
+    cordon(&mut world, true);
+    world.settle();
+    // More than are decided in one step, and than are written at once.
+    let applications: Vec<_> = (0..400).map(|n| world.apply(&format!("app-{n:03}"), 4, divided())).collect();
+    world.settle();
+    assert!(applications.iter().all(|application| world.shares(application).is_empty()));
+    world.backlog = Some(Vec::new());
+    cordon(&mut world, false);
+    world.settle();
+    let waits = world.backlog.as_ref().map_or(0, Vec::len);
+    assert!((LANES_MAX / 2..LANES_MAX + 10).contains(&waits), "{waits} writes wait for a busy store");
+    world.catch_up();
+    world.settle();
+    assert!(applications.iter().all(|application| world.shares(application).values().sum::<u32>() == 4));
 }

@@ -44,6 +44,8 @@ pub struct World {
     pub tolerates_faults: bool,
     /// The next placement is stored, and the answer to that is lost.
     pub loses_answer: bool,
+    /// While it is there the store is busy: what is to be written waits here.
+    pub backlog: Option<Vec<(u64, Transaction)>>,
     /// What is in the place of every placement plug-in, and what it was asked.
     pub plugin: Option<Plugin>,
     pub asked: Vec<Question>,
@@ -80,6 +82,7 @@ impl World {
             uids: 0,
             tolerates_faults: false,
             loses_answer: false,
+            backlog: None,
             plugin: None,
             asked: Vec::new(),
         }
@@ -119,6 +122,9 @@ impl World {
         while let Some(event) = events.pop() {
             for effect in self.controller.step(self.now(), event) {
                 match effect {
+                    Effect::Commit { id, transaction } if let Some(backlog) = &mut self.backlog => {
+                        backlog.push((id, transaction));
+                    }
                     Effect::Commit { id, transaction } => {
                         let places =
                             |operation: &Operation| matches!(Record::of(operation.key()), Some(Record::Head(_)));
@@ -139,6 +145,14 @@ impl World {
                     Effect::StepDown => {}
                 }
             }
+        }
+    }
+
+    /// The store works off what waits for it.
+    pub fn catch_up(&mut self) {
+        for (id, transaction) in self.backlog.take().unwrap_or_default() {
+            let outcome = self.store.commit(transaction);
+            self.step(Event::Done { id, outcome });
         }
     }
 
