@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     Controller, Effect,
+    agenda::Due,
     clusters::confirmed,
     handing,
     index::StoredApplication,
@@ -40,13 +41,6 @@ use crate::{
     },
     store::{Key, Operation, Transaction, blobs, object},
 };
-
-/// When an Application is looked at next, and whether its placement is decided anew or only its status told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
-    pub at_ms: u64,
-    pub decide: bool,
-}
 
 /// Why a spec could not be rendered; rendered again only when the spec changes.
 #[derive(Debug, Clone)]
@@ -89,10 +83,7 @@ pub type Losses = BTreeSet<Uid>;
 
 impl Controller {
     pub(super) fn mark(&mut self, application: &Uid, at_ms: u64, decide: bool) {
-        match self.due.get_mut(application) {
-            Some(due) => *due = Due { at_ms: due.at_ms.min(at_ms), decide: due.decide || decide },
-            None => drop(self.due.insert(application.clone(), Due { at_ms, decide })),
-        }
+        self.due.mark(application, at_ms, decide);
     }
 
     /// A stored report changes the status soon, and the placement where it confirms removals.
@@ -127,10 +118,9 @@ impl Controller {
     }
 
     pub(super) fn settle_applications(&mut self, now: Now) {
-        let ripe = |(uid, due): &(&Uid, &Due)| due.at_ms <= now.monotonic_ms && !self.lanes.contains_key(*uid);
-        let ripe = self.due.iter().filter(ripe).map(|(uid, due)| (uid.clone(), *due));
+        let ripe = self.due.ripe(now.monotonic_ms).filter(|(uid, _)| !self.lanes.contains_key(*uid));
         let most = DECISIONS_MAX.min(LANES_MAX.saturating_sub(self.lanes.len()));
-        let mut due: Vec<(Uid, Due)> = ripe.take(most + 1).collect();
+        let mut due: Vec<(Uid, Due)> = ripe.map(|(uid, due)| (uid.clone(), due)).take(most + 1).collect();
         let more = due.len() > most;
         due.truncate(most);
         for (uid, due) in due {

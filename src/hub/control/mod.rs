@@ -18,7 +18,8 @@ pub use self::driver::{Beats, run};
 #[cfg(test)]
 pub use self::turn::LEADER;
 use self::{
-    applications::{Due, LANES_MAX, Losses, RenderFaults},
+    agenda::{Agenda, Due},
+    applications::{LANES_MAX, Losses, RenderFaults},
     brake::Brake,
     clusters::Member,
     expiry::Housekeeping,
@@ -40,6 +41,7 @@ use crate::{
     store::{Compare, Error, Key, Outcome, Revision, Transaction},
 };
 
+mod agenda;
 mod applications;
 mod brake;
 mod clusters;
@@ -176,7 +178,7 @@ pub struct Controller {
     commit_id: u64,
     /// Conflicts in a row, by object.
     retries: BTreeMap<Uid, u32>,
-    due: BTreeMap<Uid, Due>,
+    due: Agenda,
     /// Applications that would lose something unnamed, until all that are due have been looked at.
     losing: BTreeMap<Uid, Losses>,
     clusters_due: BTreeMap<Uid, u64>,
@@ -252,18 +254,17 @@ impl Controller {
             return None;
         }
         let free = |uid: &Uid| !self.lanes.contains_key(uid);
-        let (halted, full) = (self.halted, self.lanes.len() >= LANES_MAX);
-        let applications =
-            self.due.iter().filter(|_| !halted && !full).filter(|(uid, _)| free(uid)).map(|(_, due)| due.at_ms);
+        let decides = !self.halted && self.lanes.len() < LANES_MAX;
         let clusters = self.clusters_due.iter().filter(|(uid, _)| free(uid)).map(|(_, at_ms)| *at_ms);
         let others = [
             Some(self.silence_check_ms),
             self.outbox.deadline(),
             self.reservations.deadline(),
             self.plugins.deadline(),
-            (!halted).then_some(self.house.next_ms),
+            decides.then(|| self.due.next_ms(free)).flatten(),
+            (!self.halted).then_some(self.house.next_ms),
         ];
-        applications.chain(clusters).chain(others.into_iter().flatten()).min()
+        clusters.chain(others.into_iter().flatten()).min()
     }
 
     /// Whether the store has been read: before that, what agents say cannot be told apart from what strangers would.
@@ -408,7 +409,7 @@ impl Controller {
         if self.index.clusters.contains_key(uid) {
             self.clusters_due.insert(uid.clone(), at_ms);
         } else {
-            self.due.insert(uid.clone(), Due { at_ms, decide: true });
+            self.due.set(uid, Due { at_ms, decide: true });
             // Others may have been decided on what it was about to get.
             self.on_moved(now, &[uid.clone()].into());
         }

@@ -76,14 +76,21 @@ impl Controller {
             self.mark(&application, now.monotonic_ms, true);
         }
         let wide = self.wide.iter().filter(|application| !self.waiting.contains(application));
-        let wide: Vec<Uid> = wide.cloned().collect();
+        let wide = self.not_due_soon(now, wide);
         self.wake_concerned(now, cluster, (before, after), wide, false);
         self.wake_waiting(now, cluster, before, after);
     }
 
     pub(super) fn wake_waiting(&mut self, now: Now, cluster: &Uid, before: &Candidate, after: &Candidate) {
-        let waiting = self.waiting.needs.keys().cloned().collect();
+        let waiting = self.not_due_soon(now, self.waiting.needs.keys());
         self.wake_concerned(now, cluster, (before, after), waiting, true);
+    }
+
+    /// The others look anyway.
+    fn not_due_soon<'a>(&self, now: Now, applications: impl Iterator<Item = &'a Uid>) -> Vec<Uid> {
+        let soon_ms = now.monotonic_ms + WAITING_MS;
+        let is_soon = |uid: &&Uid| self.due.get(uid).is_some_and(|due| due.decide && due.at_ms <= soon_ms);
+        applications.filter(|uid| !is_soon(uid)).cloned().collect()
     }
 
     fn wake_concerned(
@@ -97,10 +104,6 @@ impl Controller {
         let mut change = Change::new(cluster, clusters, now.wall, &self.index.profiles);
         let at_ms = now.monotonic_ms + WAITING_MS;
         asked.retain(|application| {
-            // It looks soon anyway.
-            if self.due.get(application).is_some_and(|due| due.decide && due.at_ms <= at_ms) {
-                return false;
-            }
             let stored = self.index.applications.get(application);
             let known = stored.zip(self.index.newest(application));
             known.is_some_and(|(stored, newest)| {

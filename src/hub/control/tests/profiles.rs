@@ -65,10 +65,10 @@ fn a_profile_wakes_those_who_go_by_it_and_nobody_else() {
     let silver = world.apply("silver", 1, by("silver"));
     world.settle();
     let woken = |world: &mut World, name: &str| -> Vec<Uid> {
-        world.controller.due.clear();
+        world.controller.due = Default::default();
         let now = world.now();
         world.controller.on_profiles(now, &[name.to_owned()].into());
-        world.controller.due.keys().cloned().collect()
+        world.controller.due.ripe(u64::MAX).map(|(uid, _)| uid.clone()).collect()
     };
     assert_eq!(woken(&mut world, "gold"), [gold]);
     assert_eq!(woken(&mut world, "silver"), [silver]);
