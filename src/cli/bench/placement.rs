@@ -215,7 +215,7 @@ pub(super) fn fleet(clusters: usize, cpu: i64) -> (Fleet, Sketches) {
     let candidate = |number: usize| {
         let nodes = NODES_PER_CLUSTER_MIN + number as u32 % 5;
         let shape = |part: u32| {
-            let each = (cpu / i64::from(nodes)).max(4_000) * i64::from(80 + part * 20) / 100;
+            let each = (cpu / i64::from(nodes)).max(2_000) * i64::from(80 + part * 20) / 100;
             let free = Resources::of([(CPU, each), (MEMORY, each * GIBIBYTE / 250), (PODS, (each / 50).max(110))]);
             Shape { count: nodes / 2, free, ..Shape::default() }
         };
