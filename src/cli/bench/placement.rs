@@ -191,11 +191,15 @@ fn change(fleet: &mut Fleet, sketches: &mut Sketches, number: usize) {
 /// So many pods start on the nodes of a cluster, spread over them, or end.
 fn start(fleet: &mut Fleet, sketches: &mut Sketches, uid: &Uid, demand: &Demand, pods: i64) {
     let Some(sketch) = sketches.get_mut(uid) else { return };
-    let nodes: i64 = sketch.shapes.iter().map(|shape| i64::from(shape.count)).sum();
-    for shape in &mut sketch.shapes {
-        for (name, amount) in demand.requests.0.iter().map(|(name, amount)| (name.as_str(), *amount)).chain([(PODS, 1)])
-        {
-            shape.free.add(&Resources::of([(name, amount * pods / nodes.max(1))]), -1);
+    for (name, amount) in demand.requests.0.iter().map(|(name, amount)| (name.as_str(), *amount)).chain([(PODS, 1)]) {
+        let mut nodes: i64 = sketch.shapes.iter().map(|shape| i64::from(shape.count)).sum();
+        let mut rest = amount * pods;
+        for shape in &mut sketch.shapes {
+            // Rounded, and the next shape makes up for it.
+            let each = (2 * rest + nodes).div_euclid(2 * nodes.max(1));
+            shape.free.add(&Resources::of([(name, each)]), -1);
+            nodes -= i64::from(shape.count);
+            rest -= each * i64::from(shape.count);
         }
     }
     fleet.set_room(uid, Some(Room::of(sketch)));
@@ -215,7 +219,7 @@ pub(super) fn fleet(clusters: usize, cpu: i64) -> (Fleet, Sketches) {
     let candidate = |number: usize| {
         let nodes = NODES_PER_CLUSTER_MIN + number as u32 % 5;
         let shape = |part: u32| {
-            let each = (cpu / i64::from(nodes)).max(2_000) * i64::from(80 + part * 20) / 100;
+            let each = (cpu / i64::from(nodes)).max(4_000) * i64::from(80 + part * 20) / 100;
             let free = Resources::of([(CPU, each), (MEMORY, each * GIBIBYTE / 250), (PODS, (each / 50).max(110))]);
             Shape { count: nodes / 2, free, ..Shape::default() }
         };

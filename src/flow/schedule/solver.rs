@@ -297,16 +297,20 @@ impl<'a> Solver<'a> {
 
     /// How many clusters there are for each word of "no"; open ones are without room.
     pub fn tally(&self, placing: &Placing) -> BTreeMap<&'static str, usize> {
-        let mut counts = BTreeMap::new();
-        for id in 0..self.fleet.len() as Id {
-            let standing = placing.of(id);
-            let word = match standing {
-                Standing::Open => "without room",
-                Standing::Gone => word(&Why::Deleting),
-                Standing::Keeps(why) | Standing::Leaves(why) => word(why),
-            };
-            *counts.entry(word).or_default() += 1;
+        let word = |standing: &Standing| match standing {
+            Standing::Open => "without room",
+            Standing::Gone => word(&Why::Deleting),
+            Standing::Keeps(why) | Standing::Leaves(why) => word(why),
+        };
+        let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for (standing, count) in placing.standings.counts() {
+            *counts.entry(word(standing)).or_default() += count;
         }
+        for (&id, over) in &placing.over {
+            *counts.entry(word(over)).or_default() += 1;
+            *counts.entry(word(placing.standings.of(id))).or_default() -= 1;
+        }
+        counts.retain(|_, count| *count > 0);
         counts
     }
 

@@ -124,6 +124,15 @@ impl Standings {
         self.meanings.iter().map(holds).collect()
     }
 
+    /// How many clusters stand in each way.
+    pub fn counts(&self) -> impl Iterator<Item = (&Standing, usize)> {
+        let mut counts = vec![0; self.meanings.len()];
+        for &code in &self.codes {
+            counts[code as usize] += 1;
+        }
+        self.meanings.iter().zip(counts)
+    }
+
     /// When the cluster's taint is no longer tolerated.
     pub fn end(&self, id: Id) -> Option<Timestamp> {
         self.ends.get(&id).copied()
@@ -267,7 +276,6 @@ impl<'p> Rules<'p> {
     }
 
     /// What all filters say together: the most severe, and of equals the first.
-    /// What all filters come to.
     pub fn judge(&self, view: &View<'_>) -> Verdict {
         let mut told = Verdict::OPEN;
         for filter in &self.filters {
