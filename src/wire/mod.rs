@@ -21,13 +21,12 @@ pub use desk::{Asked, Fact, FromDesk, Question, Ruling, ToDesk};
 pub use join::{Identity, JoinAnswer, JoinCall, RenewCall};
 
 /// Generated code.
-#[allow(clippy::all)]
+#[expect(clippy::large_enum_variant, reason = "its oneofs are as the messages are")]
 pub mod proto {
     tonic::include_proto!("hanse.v1");
 }
 
 /// Generated code: what the hub asks placement plug-ins.
-#[allow(clippy::all)]
 pub mod placement_proto {
     tonic::include_proto!("hanse.placement.v1");
 }

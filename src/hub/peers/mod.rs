@@ -43,7 +43,7 @@ use crate::store::{
 };
 
 /// Generated code.
-#[allow(clippy::all)]
+#[expect(clippy::large_enum_variant, reason = "its oneofs are as the messages are")]
 pub mod proto {
     tonic::include_proto!("hanse.peers.v1");
 }

@@ -18,7 +18,6 @@ use crate::{
 };
 
 /// Generated code.
-#[allow(clippy::all)]
 pub mod etcd {
     tonic::include_proto!("etcdserverpb");
 }

@@ -161,14 +161,20 @@ fn what_fits_nowhere_else_stays_and_is_named_and_leaves_when_there_is_room() {
     assert_eq!(drained(&world, "eu").1.split(';').next(), Some("1 applications are left"));
 }
 
-#[test]
-fn a_taint_that_moves_waits_for_healthy_replacements_too() {
+/// Four replicas in one cluster, and another where nothing becomes ready.
+fn beside_a_place_that_is_not_ready() -> (World, Uid) {
     let mut world = World::with(&[("eu", 20)]);
     let web = world.apply("web", 4, policy("Divided"));
     world.settle();
     world.join("us", 20);
     world.settle();
     world.agent("us").unready = true;
+    (world, web)
+}
+
+#[test]
+fn a_taint_that_moves_waits_for_healthy_replacements_too() {
+    let (mut world, web) = beside_a_place_that_is_not_ready();
     let taints = json!([{"key": "maintenance", "effect": "NoExecute"}]);
     world.edit(&CLUSTER, "", "eu", |object| object["spec"]["taints"] = taints);
     world.settle();
@@ -180,12 +186,7 @@ fn a_taint_that_moves_waits_for_healthy_replacements_too() {
 
 #[test]
 fn a_place_that_is_drained_itself_hands_what_was_coming_to_another() {
-    let mut world = World::with(&[("eu", 20)]);
-    let web = world.apply("web", 4, policy("Divided"));
-    world.settle();
-    world.join("us", 20);
-    world.settle();
-    world.agent("us").unready = true;
+    let (mut world, web) = beside_a_place_that_is_not_ready();
     drain(&mut world, "eu", true);
     world.join("ap", 20);
     world.settle();
