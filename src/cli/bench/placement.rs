@@ -188,18 +188,21 @@ fn change(fleet: &mut Fleet, sketches: &mut Sketches, number: usize) {
     }
 }
 
-/// So many pods start on the nodes of a cluster, spread over them, or end.
+/// So many pods start on the nodes of a cluster, more where more is free, or end.
 fn start(fleet: &mut Fleet, sketches: &mut Sketches, uid: &Uid, demand: &Demand, pods: i64) {
     let Some(sketch) = sketches.get_mut(uid) else { return };
     for (name, amount) in demand.requests.0.iter().map(|(name, amount)| (name.as_str(), *amount)).chain([(PODS, 1)]) {
-        let mut nodes: i64 = sketch.shapes.iter().map(|shape| i64::from(shape.count)).sum();
+        let free = |shape: &Shape| shape.free.get(name).max(1);
+        let mut left: i64 = sketch.shapes.iter().map(|shape| i64::from(shape.count) * free(shape)).sum();
         let mut rest = amount * pods;
         for shape in &mut sketch.shapes {
+            let (count, free) = (i64::from(shape.count), free(shape));
             // Rounded, and the next shape makes up for it.
-            let each = (2 * rest + nodes).div_euclid(2 * nodes.max(1));
+            let each = i128::from(rest) * i128::from(free) * 2 + i128::from(left);
+            let each = each.div_euclid(2 * i128::from(left.max(1))) as i64;
             shape.free.add(&Resources::of([(name, each)]), -1);
-            nodes -= i64::from(shape.count);
-            rest -= each * i64::from(shape.count);
+            left -= count * free;
+            rest -= count * each;
         }
     }
     fleet.set_room(uid, Some(Room::of(sketch)));
