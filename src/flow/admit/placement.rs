@@ -26,7 +26,7 @@ const WEIGHT_MAX: i64 = 1_000_000;
 const COUNT_MAX: i64 = u32::MAX as i64;
 
 /// What only a divided total can be.
-const OF_DIVIDED: [&str; 6] = ["division", "limits", "maxMoves", "preferences", "spreadConstraints", "weights"];
+const OF_DIVIDED: [&str; 5] = ["division", "limits", "maxMoves", "preferences", "weights"];
 
 pub fn check(placement: &Properties<'_>) {
     placement.allow_only(&[
@@ -55,7 +55,7 @@ pub fn check(placement: &Properties<'_>) {
             "Divided: replicas are a total, divided over the clusters; Duplicated: every cluster gets them in full";
         placement.fault("mode", Required, detail);
     }
-    if placement.as_map().get("mode").and_then(Value::as_str) == Some("Duplicated") {
+    if mode_of(placement) == Some("Duplicated") {
         for name in OF_DIVIDED.into_iter().filter(|name| placement.has(name)) {
             placement.fault(name, Forbidden, "with mode Duplicated every cluster gets the replicas in full");
         }
@@ -93,6 +93,10 @@ pub fn check(placement: &Properties<'_>) {
         preference.choice("order", &["Highest", "Lowest"]);
         number_up_to(&preference, "weight", 1, WEIGHT_MAX);
     }
+}
+
+fn mode_of<'p>(placement: &'p Properties<'_>) -> Option<&'p str> {
+    placement.as_map().get("mode").and_then(Value::as_str)
 }
 
 /// Which clusters an item is for: it would be for none, or all, by accident.
@@ -175,7 +179,6 @@ fn check_affinity(affinity: &Properties<'_>) {
 
 fn check_spread(placement: &Properties<'_>) {
     let mut seen = BTreeSet::new();
-    let mut skewed = false;
     for constraint in items(placement, "spreadConstraints", CONSTRAINTS_MAX) {
         constraint.allow_only(&["by", "maxGroups", "maxSkew", "minGroups"]);
         let by = constraint.required_text("by");
@@ -199,8 +202,8 @@ fn check_spread(placement: &Properties<'_>) {
         if !["maxGroups", "maxSkew", "minGroups"].iter().any(|name| constraint.has(name)) {
             constraint.fault("minGroups", Required, "a constraint is minGroups, maxGroups or maxSkew");
         }
-        if constraint.has("maxSkew") && std::mem::replace(&mut skewed, true) {
-            constraint.fault("maxSkew", Forbidden, "only one constraint may bound the skew");
+        if by == "cluster" && constraint.has("maxSkew") && mode_of(placement) == Some("Duplicated") {
+            constraint.fault("maxSkew", Forbidden, "with mode Duplicated no cluster has more than one copy");
         }
         let named = placement.as_map().get("clusters").and_then(Value::as_array).map(Vec::len);
         if let Some((min, named)) = min.zip(named).filter(|&(min, named)| by == "cluster" && min > named as i64) {

@@ -121,7 +121,7 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         "weights": [{"clusters": ["eu"], "weight": 3}, {"clusterSelector": {}, "weight": 0}],
         "groups": [{"name": "own", "clusters": ["eu"]}, {"clusterSelector": {"matchLabels": {"a": "b"}}}],
         "tolerations": [{"operator": "Exists"}, {"key": "a", "effect": "NoExecute", "tolerationSeconds": 0}],
-        "spreadConstraints": [{"by": "region", "minGroups": 2, "maxSkew": 1}, {"by": "cluster", "maxGroups": 3}],
+        "spreadConstraints": [{"by": "region", "minGroups": 2, "maxSkew": 1}, {"by": "cluster", "maxGroups": 3, "maxSkew": 2}],
         "limits": [{"clusters": ["eu"], "min": 1, "max": 4}],
         "maxMoves": 0,
         "allOrNothing": true,
@@ -156,7 +156,7 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         ),
         (
             json!({"spreadConstraints": [{"by": "zone", "maxSkew": 1}, {"by": "zone", "maxSkew": 1}]}),
-            vec!["spreadConstraints[1].by", "spreadConstraints[1].maxSkew"],
+            vec!["spreadConstraints[1].by"],
         ),
         (
             json!({"clusters": ["eu"], "spreadConstraints": [{"by": "cluster", "minGroups": 2}]}),
@@ -195,6 +195,9 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
     }
     let duplicated = json!({"mode": "Duplicated", "division": "Aggregated", "maxMoves": 1, "limits": []});
     assert_eq!(policy("placement", duplicated), ["properties.division", "properties.limits", "properties.maxMoves"]);
+    let spread = |by: &str| json!({"mode": "Duplicated", "spreadConstraints": [{"by": by, "maxSkew": 1}]});
+    assert_eq!(policy("placement", spread("zone")), NOTHING);
+    assert_eq!(policy("placement", spread("cluster")), ["properties.spreadConstraints[0].maxSkew"]);
 }
 
 #[test]

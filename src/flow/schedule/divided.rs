@@ -118,8 +118,9 @@ impl<'a> Solver<'a> {
         }
 
         let slots: Vec<Slot> = parts.iter().map(|part| part.slot.clone()).collect();
+        let ids: Vec<Id> = slots.iter().map(|slot| slot.id).collect();
         let counts: Vec<Count> =
-            ask.constraints.iter().zip(&domains).map(|(asked, of)| count(asked, of, &slots)).collect();
+            ask.constraints.iter().zip(&domains).map(|(asked, of)| count(asked, of, &ids)).collect();
         let task = Task {
             wanted,
             slots: &slots,
@@ -169,7 +170,7 @@ impl<'a> Solver<'a> {
                 (Standing::Open, None) if slot.high() == 0 => {
                     Some(Why::NoRoom { room: 0, wanted, scarce: self.scarce(slot.id, &demand) })
                 }
-                (Standing::Open, None) if left_out && verdict == Verdict::Placed => Some(spread_out(&ask)),
+                (Standing::Open, None) if left_out && verdict == Verdict::Placed => Some(left_out_of(&ask)),
                 (Standing::Open, None) => None,
             };
             if let Some(why) = why {
@@ -367,7 +368,7 @@ impl<'a> Solver<'a> {
             && before.is_none_or(|before| (before.division, &before.weights) != (policy.division, &policy.weights))
     }
 
-    fn domains(&mut self, constraint: &SpreadConstraint) -> std::sync::Arc<Domains> {
+    pub fn domains(&mut self, constraint: &SpreadConstraint) -> std::sync::Arc<Domains> {
         match constraint.by.as_str() {
             "cluster" => Default::default(),
             by => self.fleet.domains(by),
@@ -404,22 +405,27 @@ impl Ask<'_> {
     }
 }
 
-fn lacks_label(constraint: &SpreadConstraint) -> Why {
+pub fn lacks_label(constraint: &SpreadConstraint) -> Why {
     Why::Spread { by: constraint.by.clone(), detail: "it does not say where it is".into() }
 }
 
-fn spread_out(ask: &Ask<'_>) -> Why {
-    let by: Vec<&str> = ask.constraints.iter().map(|constraint| constraint.by.as_str()).collect();
-    match by.is_empty() {
+fn left_out_of(ask: &Ask<'_>) -> Why {
+    match ask.constraints.is_empty() {
         true => Why::Spread { by: "minimums".into(), detail: "others take the replicas with theirs".into() },
-        false => Why::Spread { by: by.join(" and "), detail: "others were chosen".into() },
+        false => spread_out(ask.constraints, "others were chosen"),
     }
 }
 
-fn count(asked: &SpreadConstraint, of: &Domains, slots: &[Slot]) -> Count {
+pub fn spread_out(constraints: &[SpreadConstraint], detail: &str) -> Why {
+    let by: Vec<&str> = constraints.iter().map(|constraint| constraint.by.as_str()).collect();
+    Why::Spread { by: by.join(" and "), detail: detail.to_owned() }
+}
+
+/// A constraint, and which groups these clusters are in.
+pub fn count(asked: &SpreadConstraint, of: &Domains, ids: &[Id]) -> Count {
     let by_cluster = asked.by == "cluster";
     Count {
-        of: if by_cluster { Vec::new() } else { slots.iter().map(|slot| of.of[slot.id as usize]).collect() },
+        of: if by_cluster { Vec::new() } else { ids.iter().map(|&id| of.of[id as usize]).collect() },
         min: asked.min_groups.unwrap_or(0),
         max: asked.max_groups.unwrap_or(u32::MAX),
         skew: asked.max_skew,

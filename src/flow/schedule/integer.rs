@@ -19,7 +19,7 @@ use std::{
 use super::{
     divide::{Voter, webster},
     fleet::Id,
-    spread::{Choice, Groups, choose},
+    spread::{Choice, choose},
     standing::Tier,
 };
 use crate::model::application::Division;
@@ -121,7 +121,7 @@ pub fn solve(task: &Task<'_>) -> Result<Answer, Broken> {
     }
     let bound = !task.counts.is_empty() || slots.iter().any(|slot| slot.min > 0);
     let choice = match bound && wanted > 0 {
-        false => Choice { chosen: vec![true; slots.len()], low: vec![0; slots.len()], groups: Groups::default() },
+        false => Choice::all(slots.len()),
         true => match choose(task) {
             Some(choice) => choice,
             None => return Ok(Answer { shares: stay_put(task), verdict: Verdict::Unspreadable, left_out: none }),
@@ -231,9 +231,10 @@ struct Item {
     tier: Tier,
 }
 
-fn share_out(task: &Task<'_>, choice: &Choice) -> Vec<u32> {
+/// By slot.
+pub fn share_out(task: &Task<'_>, choice: &Choice) -> Vec<u32> {
     let item = |(place, slot): (usize, &Slot)| {
-        let high = if choice.chosen[place] { slot.high() } else { 0 };
+        let high = if choice.chosen[place] { slot.high().min(choice.high[place]) } else { 0 };
         let low = choice.low[place];
         let now = if task.afresh && !slot.pinned { low } else { slot.stays };
         Item { now: now.clamp(low, high.max(low)), low, high, weight: slot.weight.into(), tier: slot.tier }

@@ -7,20 +7,24 @@
 //! Up to [`EXHAUSTIVE_MAX`] units every set is looked at, so the choice is exact, and so is its "no". Beyond, sets are built
 //! greedily in two orders (what runs first, most room first) and for every size, then bettered by swaps. For a single
 //! constraint the order by room makes the "no" exact still: of all sets of one size the roomiest can hold whatever any
-//! other can, for each level of the skew. The search is polynomial and has no luck in it.
+//! other can, for each level of the skew. The search is polynomial and has no luck in it. Several constraints with a skew
+//! are [`super::crossed`]'s.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::integer::{Count, Slot, Task};
+use super::{
+    cells::Bounds,
+    integer::{Count, Slot, Task},
+};
 use crate::model::application::Division;
 
 /// Units of which every set is looked at.
 pub const EXHAUSTIVE_MAX: usize = 10;
 /// Levels of one skew that are tried, the most even ones first.
-const LEVELS_MAX: u32 = 64;
+pub const LEVELS_MAX: usize = 64;
 /// Sizes are tried one by one as long as sizes × units stay below.
 const WORK_MAX: usize = 100_000;
 /// Swaps tried to move less.
@@ -30,13 +34,11 @@ const SWAPS_MAX: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     pub chosen: Vec<bool>,
-    /// By slot: so many at least.
+    /// By slot: so many at least, and at most.
     pub low: Vec<u32>,
+    pub high: Vec<u32>,
     pub groups: Groups,
 }
-
-/// Group → at least, at most.
-pub type Bounds = BTreeMap<u32, (u64, u64)>;
 
 /// Bounds by group of one constraint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,40 +50,41 @@ pub struct Groups {
 }
 
 /// What is chosen or not as a whole.
-struct Unit {
-    slots: Vec<usize>,
+pub struct Unit {
+    pub slots: Vec<usize>,
     /// Holds at most.
-    high: u64,
+    pub high: u64,
     /// Holds at least, where it is chosen.
     low: u32,
-    kept: u64,
+    pub kept: u64,
     /// Keeps what it has, whatever is chosen.
-    must: bool,
+    pub must: bool,
     /// Its groups, by constraint.
-    groups: Vec<u32>,
+    pub groups: Vec<u32>,
     rank: usize,
 }
 
-struct Search<'t> {
-    task: &'t Task<'t>,
-    units: Vec<Unit>,
+pub struct Search<'t> {
+    pub task: &'t Task<'t>,
+    pub units: Vec<Unit>,
     /// Bounds of the number of units.
-    size: (usize, usize),
+    pub size: (usize, usize),
     /// Constraints on groups of units.
-    counts: Vec<&'t Count>,
-    /// Whether units are the groups of the only constraint, which is then told by `size` and `skew` alone.
-    skew: Option<u32>,
+    pub counts: Vec<&'t Count>,
+    /// Of the units: the groups of the only constraint, which is then told by this and `size` alone, or single clusters.
+    pub skew: Option<u32>,
 }
 
 /// A set that can hold all replicas.
-struct Fit {
-    set: Vec<usize>,
+pub struct Fit {
+    pub set: Vec<usize>,
     /// Replicas that need not move.
-    kept: u64,
-    /// By place in `set`.
-    low: Vec<u32>,
-    /// Constraint whose groups are bounded (`None`: the units themselves), and group → bounds.
-    levels: Option<(Option<usize>, Bounds)>,
+    pub kept: u64,
+    /// By place in `set`: at least, at most.
+    pub low: Vec<u32>,
+    pub high: Vec<u32>,
+    /// By place in `set` its group, and group → bounds.
+    pub levels: Option<(Vec<u32>, Bounds)>,
 }
 
 /// `None` where no set of clusters can hold all replicas.
@@ -127,25 +130,31 @@ impl<'t> Search<'t> {
         Self { task, units, size: size(own.first()), counts: others, skew }
     }
 
-    fn wanted(&self) -> u64 {
+    pub fn wanted(&self) -> u64 {
         self.task.wanted.into()
     }
 
     /// No more groups can be used than there are replicas.
-    fn at_least(&self, min: usize) -> usize {
+    pub fn at_least(&self, min: usize) -> usize {
         min.min(self.task.wanted as usize)
     }
 
     fn every_set(&self) -> Option<Fit> {
         let sets = 1u32..1 << self.units.len();
         let members = |set: u32| (0..self.units.len()).filter(|&unit| set & (1 << unit) != 0).collect::<Vec<_>>();
-        let fits = sets.filter_map(|set| self.fit(members(set)));
-        fits.min_by_key(|fit| self.badness(fit))
+        self.best(sets.map(members))
+    }
+
+    fn best(&self, sets: impl Iterator<Item = Vec<usize>>) -> Option<Fit> {
+        match self.is_crossed() {
+            true => self.best_crossed(sets),
+            false => sets.filter_map(|set| self.fit(set)).min_by_key(|fit| self.badness(fit)),
+        }
     }
 
     /// The smaller, the better: few moves, then as wide as may be (or as narrow, where replicas are aggregated), then the
     /// policy's order, then room, then names.
-    fn badness(&self, fit: &Fit) -> (Reverse<u64>, usize, usize, Reverse<u64>, Vec<usize>) {
+    pub fn badness(&self, fit: &Fit) -> (Reverse<u64>, usize, usize, Reverse<u64>, Vec<usize>) {
         let size = match self.task.division {
             Division::Aggregated => fit.set.len(),
             Division::FreeCapacity | Division::Weighted => usize::MAX - fit.set.len(),
@@ -163,7 +172,7 @@ impl<'t> Search<'t> {
         }
         let sizes: Vec<usize> = match (high - low).saturating_mul(units) <= WORK_MAX {
             true => (low..=high).rev().collect(),
-            false => std::iter::successors(Some(high), |size| (*size > low).then(|| (size / 2).max(low))).collect(),
+            false => halves(low, high),
         };
         let by_habit = |&unit: &usize| {
             let of = &self.units[unit];
@@ -173,21 +182,28 @@ impl<'t> Search<'t> {
         let (mut habit, mut room): (Vec<usize>, Vec<usize>) = ((0..units).collect(), (0..units).collect());
         habit.sort_by_key(by_habit);
         room.sort_by_key(by_room);
+        if self.is_crossed() {
+            let sets = [&habit, &room].into_iter().flat_map(|order| self.narrowed(order, (low, high)));
+            return self.best(sets.collect::<BTreeSet<_>>().into_iter());
+        }
         let sets = sizes.into_iter().flat_map(|size| [self.build(&habit, size), self.build(&room, size)]);
-        let best = sets.filter_map(|set| self.fit(set)).min_by_key(|fit| self.badness(fit));
-        best.map(|fit| self.swap(fit, &habit))
+        self.best(sets).map(|fit| self.swap(fit, &habit))
     }
 
     /// So many units in an order, as far as the constraints on groups let them: first one of each group that is needed,
     /// then the rest.
     fn build(&self, order: &[usize], size: usize) -> Vec<usize> {
+        // A constraint on few groups takes those that hold most with as many units as there may be.
+        let best = |count: usize| self.best_groups(count, order, size, self.counts[count].max as usize);
+        self.build_within(order, size, &(0..self.counts.len()).map(best).collect::<Vec<_>>())
+    }
+
+    /// By constraint the groups that may be used, where not all may.
+    pub fn build_within(&self, order: &[usize], size: usize, allowed: &[Option<BTreeSet<u32>>]) -> Vec<usize> {
         let mut set = BTreeSet::new();
         let mut used: Vec<BTreeSet<u32>> = vec![BTreeSet::new(); self.counts.len()];
-        // A constraint on few groups takes those that hold most with as many units as there may be.
-        let allowed: Vec<Option<BTreeSet<u32>>> =
-            (0..self.counts.len()).map(|count| self.best_groups(count, order, size)).collect();
         let may = |unit: usize| {
-            let groups = self.units[unit].groups.iter().zip(&allowed);
+            let groups = self.units[unit].groups.iter().zip(allowed);
             groups.into_iter().all(|(group, allowed)| allowed.as_ref().is_none_or(|allowed| allowed.contains(group)))
         };
         for first in [true, false] {
@@ -204,9 +220,8 @@ impl<'t> Search<'t> {
         set.into_iter().collect()
     }
 
-    /// As many groups of a constraint as it allows: those of which the first units in the order hold most.
-    fn best_groups(&self, count: usize, order: &[usize], size: usize) -> Option<BTreeSet<u32>> {
-        let max = self.counts[count].max as usize;
+    /// So many groups of a constraint: those of which the first units in the order hold most.
+    pub fn best_groups(&self, count: usize, order: &[usize], size: usize, max: usize) -> Option<BTreeSet<u32>> {
         let mut groups: BTreeMap<u32, (bool, u64, usize)> = BTreeMap::new();
         for (place, &unit) in order.iter().enumerate() {
             let of = &self.units[unit];
@@ -250,6 +265,17 @@ impl<'t> Search<'t> {
 
     /// Whether a set keeps every constraint, and with which bounds.
     fn fit(&self, set: Vec<usize>) -> Option<Fit> {
+        let draft = self.draft(set)?;
+        match (self.skew, self.counts.iter().position(|count| count.skew.is_some())) {
+            _ if self.is_crossed() => self.even_out(draft),
+            (Some(skew), _) => self.even(draft, None, skew),
+            (None, Some(count)) => self.even(draft, Some(count), self.counts[count].skew?),
+            (None, None) => Some(draft),
+        }
+    }
+
+    /// Whether a set keeps every constraint but for the skews.
+    pub fn draft(&self, set: Vec<usize>) -> Option<Fit> {
         let of = |&unit: &usize| &self.units[unit];
         let musts = self.units.iter().filter(|unit| unit.must).count();
         if set.len() > self.size.1
@@ -264,24 +290,23 @@ impl<'t> Search<'t> {
         if lows > self.wanted() {
             return None;
         }
-        let by = match (self.skew, self.counts.iter().position(|count| count.skew.is_some())) {
-            (Some(skew), _) => Some((None, skew)),
-            (None, Some(count)) => Some((Some(count), self.counts[count].skew?)),
-            (None, None) => None,
-        };
-        let Some((by, skew)) = by else {
-            let parts = set.iter().map(of).zip(&low).map(|(unit, &low)| (low.into(), u64::MAX, unit.kept));
-            let kept = self.staying(parts);
-            return Some(Fit { set, kept, low, levels: None });
-        };
+        let parts = set.iter().map(of).zip(&low).map(|(unit, &low)| (low.into(), u64::MAX, unit.kept));
+        let kept = self.staying(parts);
+        Some(Fit { high: vec![u32::MAX; set.len()], set, kept, low, levels: None })
+    }
+
+    /// With the groups of one constraint, or the units themselves, within its skew.
+    pub fn even(&self, draft: Fit, by: Option<usize>, skew: u32) -> Option<Fit> {
+        let group = |&unit: &usize| by.map_or(unit as u32, |count| self.units[unit].groups[count]);
+        let of: Vec<u32> = draft.set.iter().map(group).collect();
         let mut groups: BTreeMap<u32, (u64, u64, u64)> = BTreeMap::new();
-        for (unit, low) in set.iter().zip(&low) {
-            let key = by.map_or(*unit as u32, |count| of(unit).groups[count]);
-            let group = groups.entry(key).or_default();
-            *group = (group.0 + u64::from(*low), group.1 + of(unit).high, group.2 + of(unit).kept);
+        for ((unit, low), group) in draft.set.iter().zip(&draft.low).zip(&of) {
+            let unit = &self.units[*unit];
+            let group = groups.entry(*group).or_default();
+            *group = (group.0 + u64::from(*low), group.1 + unit.high, group.2 + unit.kept);
         }
         let (kept, bounds) = self.level(&groups, skew.into())?;
-        Some(Fit { set, kept, low, levels: Some((by, bounds)) })
+        Some(Fit { kept, levels: Some((of, bounds)), ..draft })
     }
 
     /// The smallest share of a group, such that no group has more than that and the skew: of the levels at which all
@@ -289,7 +314,7 @@ impl<'t> Search<'t> {
     fn level(&self, groups: &BTreeMap<u32, (u64, u64, u64)>, skew: u64) -> Option<(u64, Bounds)> {
         let (wanted, count) = (self.wanted(), groups.len() as u64);
         let (top, bottom) = (wanted / count, wanted.div_ceil(count).saturating_sub(skew));
-        let levels = (bottom..=top).rev().take(LEVELS_MAX as usize).chain([bottom]);
+        let levels = (bottom..=top).rev().take(LEVELS_MAX).chain([bottom]);
         let bounds_at = |level: u64| {
             let bounds =
                 groups.iter().map(|(&group, &(low, high, _))| (group, (low.max(level), high.min(level + skew))));
@@ -345,18 +370,17 @@ impl<'t> Search<'t> {
     }
 
     fn choice(&self, fit: &Fit) -> Choice {
-        let slots = self.task.slots.len();
-        let mut choice = Choice { chosen: vec![false; slots], low: vec![0; slots], groups: Groups::default() };
-        let mut of = vec![u32::MAX; slots];
+        let mut choice = Choice::all(self.task.slots.len());
+        choice.chosen.fill(false);
+        let mut of = vec![u32::MAX; self.task.slots.len()];
         let mut bounds = BTreeMap::new();
-        for (&unit, &low) in fit.set.iter().zip(&fit.low) {
-            let Unit { slots, groups, .. } = &self.units[unit];
-            let group = match &fit.levels {
-                Some((Some(count), _)) => groups[*count],
-                _ => unit as u32,
-            };
+        for (place, &unit) in fit.set.iter().enumerate() {
+            let low = fit.low[place];
+            let group = fit.levels.as_ref().map_or(unit as u32, |(groups, _)| groups[place]);
+            let slots = &self.units[unit].slots;
             for &slot in slots {
                 choice.chosen[slot] = true;
+                choice.high[slot] = fit.high[place];
                 of[slot] = group;
             }
             match slots[..] {
@@ -374,6 +398,18 @@ impl<'t> Search<'t> {
         }
         choice
     }
+}
+
+impl Choice {
+    /// Every slot, unbound.
+    pub fn all(slots: usize) -> Self {
+        Self { chosen: vec![true; slots], low: vec![0; slots], high: vec![u32::MAX; slots], groups: Groups::default() }
+    }
+}
+
+/// Sizes from the largest down, each half of the one before.
+pub fn halves(low: usize, high: usize) -> Vec<usize> {
+    std::iter::successors(Some(high), |size| (*size > low).then(|| (size / 2).max(low))).collect()
 }
 
 /// Notes a unit's groups as used.

@@ -16,6 +16,10 @@ use super::{
 };
 use crate::model::{Demand, placement::Why, quantity::CPU, revision::RenderedComponent};
 
+use self::spreading::Spreading;
+
+mod spreading;
+
 /// For a sentence: the refusals tell of all.
 const NAMED_MAX: usize = 3;
 
@@ -69,16 +73,24 @@ impl<'a> Solver<'a> {
     }
 
     /// Every target in full. A target that has the group keeps it, whatever its room; a new one must have room for all
-    /// of it. Of ordered groups of clusters the first counts that has it or could take it.
+    /// of it. Of ordered groups of clusters the first counts that has it or could take it. Where the policy spreads, it
+    /// says which of these targets there are.
     pub fn duplicated(&mut self, policies: &Policies, group: &Group<'a>, placing: &Placing) {
         let whole = self.whole(group);
         let here: BTreeSet<Id> = self.here(group).into_iter().collect();
         let stays = |id: Id| matches!(placing.of(id), Standing::Open | Standing::Keeps(_));
         let tier = |id: Id| placing.standings.tier(id).group;
         let fitting: Vec<Id> = self.open(placing).filter(|id| !here.contains(id) && self.fits(&whole, *id)).collect();
-        let targets = here.iter().copied().filter(|&id| stays(id));
-        let first = targets.clone().map(tier).min().or_else(|| fitting.iter().copied().map(tier).min());
-        let targets: BTreeSet<Id> = targets.chain(fitting.into_iter().filter(|&id| Some(tier(id)) == first)).collect();
+        let constraints = policies.of(group).map(|policy| policy.spread_constraints.as_slice()).unwrap_or_default();
+        let Spreading { targets, first, left_out } = match constraints.is_empty() {
+            true => {
+                let targets = here.iter().copied().filter(|&id| stays(id));
+                let first = targets.clone().map(tier).min().or_else(|| fitting.iter().copied().map(tier).min());
+                let more = fitting.into_iter().filter(|&id| Some(tier(id)) == first);
+                Spreading { targets: targets.chain(more).collect(), first, ..Spreading::default() }
+            }
+            false => self.spread_copies(group, constraints, placing, (&here, &fitting)),
+        };
         if let Some(fault) = self.total_fault(policies, group, targets.len()) {
             group.components.iter().for_each(|component| self.outgrow(component, fault.clone()));
         }
@@ -98,7 +110,17 @@ impl<'a> Solver<'a> {
             }
         }
         let named: BTreeSet<Id> = policies.named(group).iter().filter_map(|name| self.fleet.named(name)).collect();
-        self.tell_of_lacks(group, placing, (&whole, first), (&targets, &named));
+        let in_a_later = |id: Id| first.is_some_and(|first| tier(id) > first);
+        match constraints.is_empty() {
+            true => self.tell_of_lacks(group, placing, (&whole, first), (&targets, &named)),
+            // Who has no room is not missed where the spread holds without him, and may come when he has.
+            false => {
+                let without = |id: Id| !targets.contains(&id) && !left_out.contains_key(&id) && !in_a_later(id);
+                if self.is_waited_for(placing, &targets) || self.open(placing).any(without) {
+                    self.wait();
+                }
+            }
+        }
         for component in &group.components {
             if targets.is_empty() && !policies.allows_empty() {
                 self.lack(component, nobody_fits(self.fleet.len(), self.tally(placing)));
@@ -106,7 +128,7 @@ impl<'a> Solver<'a> {
         }
         let other = targets.first().map_or_else(|| "nobody".to_owned(), |&id| self.fleet.at(id).name.clone());
         let detail = "an earlier group of the policy has it".to_owned();
-        self.refuse_group(group, placing, &whole, &BTreeMap::new(), &Why::OutScored { other, detail });
+        self.refuse_group(group, placing, &whole, &left_out, &Why::OutScored { other, detail });
     }
 
     /// Nobody else has it or can take it: who is to lose it because its cluster is taken out of service keeps it.
@@ -133,15 +155,8 @@ impl<'a> Solver<'a> {
         })
     }
 
-    /// A cluster that a selector chooses may be cordoned or silent; one that is named, or lacks room, is a part of the
-    /// Application that does not run.
-    fn tell_of_lacks(
-        &mut self,
-        group: &Group<'a>,
-        placing: &Placing,
-        (whole, first): (&Whole<'a>, Option<u16>),
-        (targets, named): (&BTreeSet<Id>, &BTreeSet<Id>),
-    ) {
+    /// Whether a cluster that is silent, or closed by other Applications, may become a target.
+    fn is_waited_for(&self, placing: &Placing, targets: &BTreeSet<Id>) -> bool {
         let unheard = |standing: &Standing| match standing {
             Standing::Keeps(why) | Standing::Leaves(why) => {
                 matches!(why, Why::NoSketch | Why::Silent | Why::NotAccepted)
@@ -152,7 +167,19 @@ impl<'a> Solver<'a> {
             matches!(placing.of(id), Standing::Keeps(Why::Affinity { .. } | Why::AntiAffinity { .. }))
                 && !targets.contains(&id)
         };
-        let mut waits = placing.standings.any(unheard) || placing.laid_over().any(aside);
+        placing.standings.any(unheard) || placing.laid_over().any(aside)
+    }
+
+    /// A cluster that a selector chooses may be cordoned or silent; one that is named, or lacks room, is a part of the
+    /// Application that does not run.
+    fn tell_of_lacks(
+        &mut self,
+        group: &Group<'a>,
+        placing: &Placing,
+        (whole, first): (&Whole<'a>, Option<u16>),
+        (targets, named): (&BTreeSet<Id>, &BTreeSet<Id>),
+    ) {
+        let mut waits = self.is_waited_for(placing, targets);
         let (mut without, mut more) = (Vec::new(), 0);
         let asked: BTreeSet<Id> = self.open(placing).chain(named.iter().copied()).collect();
         for &id in asked.difference(targets) {

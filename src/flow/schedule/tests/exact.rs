@@ -26,7 +26,7 @@ mod tests {
     }
 
     impl Puzzle {
-        fn new(dice: &mut Dice, clusters: u32, room: u32) -> Self {
+        fn new(dice: &mut Dice, clusters: u32, room: u32, skews: u32) -> Self {
             let slot = |id: u32, dice: &mut Dice| {
                 let had = if dice.roll(2) == 0 { dice.roll(room + 1) } else { 0 };
                 let leaves = had > 0 && dice.roll(8) == 0;
@@ -58,8 +58,28 @@ mod tests {
                 2 => vec![count(Vec::new(), dice, true)],
                 _ => vec![count(Vec::new(), dice, false), count(groups, dice, true)],
             };
+            let counts = if skews > 1 { Self::crossed(dice, clusters, skews) } else { counts };
             let division = [Division::FreeCapacity, Division::Weighted, Division::Aggregated][dice.roll(3) as usize];
             Self { slots, counts, wanted: 1 + dice.roll(clusters * room / 2 + 1), division }
+        }
+
+        /// Constraints that each bound a skew: nested, crossing, and by cluster.
+        fn crossed(dice: &mut Dice, clusters: u32, skews: u32) -> Vec<Count> {
+            let mut group = |sides: u32| (0..clusters).map(|_| dice.roll(sides)).collect::<Vec<_>>();
+            let (provider, region, half, third) = (group(3), group(3), group(2), group(3));
+            let zone = region.iter().zip(&half).map(|(region, half)| region * 2 + half).collect();
+            let all = match (dice.roll(4), skews) {
+                (0, _) => vec![region, zone],
+                (1, _) => vec![Vec::new(), region],
+                (_, 2) => vec![provider, region],
+                _ => vec![provider, region, third],
+            };
+            let mut count = |of: Vec<u32>| {
+                let min = dice.roll(3);
+                let max = if dice.roll(4) == 0 { min.max(1) + dice.roll(2) } else { u32::MAX };
+                Count { of, min, max, skew: Some(1 + dice.roll(3)) }
+            };
+            all.into_iter().map(&mut count).collect()
         }
 
         fn task(&self) -> Task<'_> {
@@ -121,11 +141,11 @@ mod tests {
     }
 
     /// Cases by how many more replicas move than have to, and refusals of what could be placed.
-    fn gaps(cases: u32, clusters: u32, room: u32) -> (BTreeMap<u32, u32>, u32, u32) {
+    fn gaps(cases: u32, clusters: u32, room: u32, skews: u32) -> (BTreeMap<u32, u32>, u32, u32) {
         let mut dice = Dice(u64::from(clusters));
         let (mut gaps, mut refused, mut wrongly) = (BTreeMap::new(), 0, 0);
         for _ in 0..cases {
-            let puzzle = Puzzle::new(&mut dice, clusters, room);
+            let puzzle = Puzzle::new(&mut dice, clusters, room, skews);
             let answer = solve(&puzzle.task()).expect("sound phases");
             match (answer.verdict, puzzle.exact()) {
                 (Verdict::Placed, Some(fewest)) => {
@@ -138,14 +158,14 @@ mod tests {
             }
         }
         println!(
-            "{clusters} clusters: {cases} cases, {refused} refused, {wrongly} of them wrongly, gap in moves {gaps:?}"
+            "{clusters} clusters, skews by {skews}: {cases} cases, {refused} refused, {wrongly} of them wrongly, gap in moves {gaps:?}"
         );
         (gaps, refused, wrongly)
     }
 
     #[test]
     fn small_problems_are_solved_exactly() {
-        let (gaps, refused, wrongly) = gaps(4_000, 4, 5);
+        let (gaps, refused, wrongly) = gaps(4_000, 4, 5, 1);
         assert_eq!(wrongly, 0, "what can be placed is placed");
         assert!(refused > 50, "some cannot");
         let all: u32 = gaps.values().sum();
@@ -154,9 +174,30 @@ mod tests {
 
     #[test]
     fn larger_problems_are_solved_well() {
-        let (gaps, refused, wrongly) = gaps(150, 12, 2);
+        let (gaps, refused, wrongly) = gaps(150, 12, 2, 1);
         assert!(wrongly * 20 <= refused.max(20), "{wrongly} of {refused}");
         let all: u32 = gaps.values().sum();
         assert!(gaps.get(&0).copied().unwrap_or(0) * 100 >= all * 90, "{gaps:?}");
+    }
+
+    #[test]
+    fn several_skews_are_kept_together_wherever_they_can_be() {
+        for (clusters, room, cases) in [(4, 5, 3_000), (6, 3, 1_000)] {
+            let (gaps, refused, wrongly) = gaps(cases, clusters, room, 2);
+            assert_eq!(wrongly, 0, "what can be placed is placed");
+            assert!(refused > 50, "some cannot");
+            let all: u32 = gaps.values().sum();
+            assert!(gaps[&0] * 100 >= all * 97, "{gaps:?}");
+        }
+    }
+
+    #[test]
+    fn three_constraints_that_cross_and_larger_ones_are_kept_mostly() {
+        for (clusters, room, cases, skews) in [(6, 3, 1_000, 3), (12, 2, 150, 2), (12, 2, 150, 3)] {
+            let (gaps, refused, wrongly) = gaps(cases, clusters, room, skews);
+            assert!(wrongly * 10 <= refused, "{wrongly} of {refused}");
+            let all: u32 = gaps.values().sum();
+            assert!(gaps.get(&0).copied().unwrap_or(0) * 100 >= all * 90, "{gaps:?}");
+        }
     }
 }

@@ -25,6 +25,7 @@ mod hints;
 mod neighbours;
 mod policies;
 mod profiles;
+mod spreading;
 
 const STEP: i64 = 100;
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::cluster::{ClusterTaint, Property, TaintEffect};
 
-fn placement_with(properties: serde_json::Value) -> Vec<Policy> {
+pub fn placement_with(properties: serde_json::Value) -> Vec<Policy> {
     let mut all = json!({"mode": "Divided"});
     for (name, value) in properties.as_object().expect("a map") {
         all[name] = value.clone();
@@ -17,12 +17,12 @@ fn taint(key: &str, effect: TaintEffect, seconds: i64) -> ClusterTaint {
 }
 
 #[track_caller]
-fn settles(case: &mut Case, expected: &[(&str, u32)]) {
+pub fn settles(case: &mut Case, expected: &[(&str, u32)]) {
     let solution = case.settle();
     expect(case, &solution, expected);
 }
 
-fn why(solution: &Solution, cluster: &str) -> String {
+pub fn why(solution: &Solution, cluster: &str) -> String {
     let told = solution.refusals.iter().find(|refusal| refusal.cluster_name == cluster);
     told.map(|refusal| refusal.why.to_string()).unwrap_or_default()
 }
@@ -344,7 +344,7 @@ fn a_changed_mode_comes_to_the_total_that_is_said() {
     settles(&mut case, &[("eu", 6), ("us", 6)]);
 }
 
-fn regions(case: &mut Case, regions: &[(&str, &str)]) {
+pub fn regions(case: &mut Case, regions: &[(&str, &str)]) {
     for (name, region) in regions {
         case.at(name).labels.insert(crate::model::cluster::REGION_LABEL.into(), (*region).into());
     }
