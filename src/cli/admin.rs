@@ -10,7 +10,14 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{hub::auth::REPLICAS_PATH, kinds::Kind, model::Digest};
+use crate::{
+    hub::auth::REPLICAS_PATH,
+    kinds::Kind,
+    model::{Digest, ObjectName},
+};
+
+/// Objects of one piece of a list.
+const PIECE: usize = 500;
 
 /// Which hub, and as whom.
 #[derive(clap::Args)]
@@ -101,6 +108,36 @@ impl Admin {
         self.call(http::Request::patch(path(kind, name)), Some(("application/merge-patch+json", patch))).await
     }
 
+    pub async fn get_in(&self, kind: &Kind, name: &ObjectName) -> anyhow::Result<Value> {
+        self.call(http::Request::get(path_in(kind, name)), None).await
+    }
+
+    /// A JSON merge patch.
+    pub async fn patch_in(&self, kind: &Kind, name: &ObjectName, patch: &Value) -> anyhow::Result<Value> {
+        let request = http::Request::patch(path_in(kind, name));
+        self.call(request, Some(("application/merge-patch+json", patch))).await
+    }
+
+    /// Names of all objects of a namespace; an empty one means all of them.
+    pub async fn names_in(&self, kind: &Kind, namespace: &str) -> anyhow::Result<Vec<ObjectName>> {
+        let all = match namespace {
+            "" => path(kind, ""),
+            namespace => path_in(kind, &ObjectName::new(namespace, "")),
+        };
+        let (mut names, mut next) = (Vec::new(), String::new());
+        loop {
+            let piece = self.call(http::Request::get(format!("{all}?limit={PIECE}&continue={next}")), None).await?;
+            for item in piece["items"].as_array().into_iter().flatten() {
+                let text = |field: &str| item["metadata"][field].as_str().unwrap_or_default();
+                names.push(ObjectName::new(text("namespace"), text("name")));
+            }
+            match piece["metadata"]["continue"].as_str() {
+                Some(more) if !more.is_empty() => next = more.to_owned(),
+                _ => return Ok(names),
+            }
+        }
+    }
+
     pub async fn delete(&self, kind: &Kind, name: &str) -> anyhow::Result<Value> {
         self.call(http::Request::delete(path(kind, name)), None).await
     }
@@ -123,6 +160,12 @@ impl Admin {
 fn path(kind: &Kind, name: &str) -> String {
     let path = format!("/apis/{}/{}", kind.gvk.api_version(), kind.plural);
     if name.is_empty() { path } else { format!("{path}/{name}") }
+}
+
+/// Of one object in a namespace, or with an empty name of all in it.
+fn path_in(kind: &Kind, name: &ObjectName) -> String {
+    let path = format!("/apis/{}/namespaces/{}/{}", kind.gvk.api_version(), name.namespace, kind.plural);
+    if name.name.is_empty() { path } else { format!("{path}/{}", name.name) }
 }
 
 /// A `Table` of the API, in aligned columns; those of wide output are left out, as kubectl does.

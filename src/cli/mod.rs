@@ -17,6 +17,7 @@ mod input;
 mod offline;
 mod plan;
 mod quickstart;
+mod rebalance;
 mod render;
 mod token;
 mod told;
@@ -45,6 +46,7 @@ enum Command {
     Cluster(cluster::Args),
     Drain(drain::Args),
     Undrain(drain::Undrain),
+    Rebalance(rebalance::Args),
     Render(render::Args),
     Explain(explain::Args),
     Plan(plan::Args),
@@ -88,6 +90,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cluster(args) => cluster::run(args).await,
         Command::Drain(args) => drain::run(args).await,
         Command::Undrain(args) => drain::undo(args).await,
+        Command::Rebalance(args) => rebalance::run(args).await,
         Command::Render(args) => render::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Plan(args) => plan::run(args).await,

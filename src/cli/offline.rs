@@ -139,6 +139,7 @@ fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
         refusals: Vec::new(),
         unplaced: Default::default(),
         moves: Vec::new(),
+        rebalanced: String::new(),
     };
     let scheduler = application.spec.other_scheduler().map(str::to_owned);
     let components = components(&application)?;

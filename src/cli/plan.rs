@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Fleet, Neighbours, Problem, Profiles, Record,
+        Fleet, Neighbours, Problem, Profiles, Rebalance, Record,
         account::{Account, account},
     },
     kinds::PLACEMENT_REVIEW,
@@ -149,6 +149,7 @@ fn record(
         held: &BTreeSet::new(),
         neighbours: &Neighbours::default(),
         profiles: &Profiles::default(),
+        rebalance: Rebalance::No,
     };
     Ok(Record::of(fleet, &problem))
 }

@@ -75,6 +75,34 @@ fn hint(hint: &Hint) -> String {
     format!("hint: {}", hint.message)
 }
 
+/// A line for every component that a rebalance would move.
+pub fn rebalances(told: &[Account]) -> String {
+    let mut table = lines(["NAMESPACE", "APPLICATION", "COMPONENT", "MOVES", "CHANGES"]);
+    let (mut replicas, mut stay) = (0, 0);
+    for account in told {
+        stay += usize::from(account.settled);
+        for component in account.components.iter().filter(|component| component.moves > 0) {
+            replicas += component.moves;
+            let changed = component.clusters.iter().filter(|chosen| chosen.from != chosen.replicas);
+            let risen = changed.map(|chosen| format!("{}: {}", chosen.cluster, share_of(chosen.from, chosen.replicas)));
+            let left = component.refusals.iter().filter(|refused| refused.leaves);
+            let left = left.map(|refused| format!("{}: {}", refused.cluster, share_of(refused.from, Some(0))));
+            let changes = risen.chain(left).collect::<Vec<_>>().join(", ");
+            let moves = component.moves.to_string();
+            table.add_row([&account.namespace, &account.application, &component.name, &moves, &changes]);
+        }
+    }
+    let told = format!(
+        "{replicas} replicas of {} applications would move, {stay} stay as they are",
+        told.len().saturating_sub(stay)
+    );
+    if replicas == 0 { told } else { format!("{table}\n\n{told}") }
+}
+
+fn share_of(from: Option<u32>, to: Option<u32>) -> String {
+    format!("{} → {}", from.unwrap_or(0), to.unwrap_or(0))
+}
+
 /// A line for every component that has a part in what is lost.
 pub fn drill(told: &Drill) -> String {
     let mut table = lines(["NAMESPACE", "APPLICATION", "COMPONENT", "LOST", "NOT PLACED", "CHANGES", "WHY"]);

@@ -295,6 +295,9 @@ fn placement_json(facts: &Facts<'_>, placement: &Placement) -> Value {
     if !placement.moves.is_empty() {
         told["moves"] = moves(placement).into();
     }
+    if !placement.rebalanced.is_empty() {
+        told["rebalanced"] = placement.rebalanced.clone().into();
+    }
     told
 }
 

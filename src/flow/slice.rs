@@ -94,6 +94,7 @@ pub fn place(change: &Change<'_>, solution: Solution) -> Placement {
         refusals,
         unplaced,
         moves,
+        rebalanced: change.previous.rebalanced.clone(),
     }
 }
 

@@ -78,6 +78,8 @@ struct Head {
     unplaced: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     moves: Vec<Move>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    rebalanced: String,
 }
 
 /// One reason, and all the clusters that it is said of: many have the same.
@@ -134,6 +136,7 @@ pub fn encode(placement: &Placement) -> (Vec<(Key, Bytes)>, (Key, Bytes)) {
         refusals: said(&placement.refusals),
         unplaced: placement.unplaced.clone(),
         moves: placement.moves.clone(),
+        rebalanced: placement.rebalanced.clone(),
     };
     (chunks, (Record::Head(application.clone()).key(), value(&head)))
 }
@@ -216,6 +219,7 @@ impl Placements {
                 refusals: unsaid(head.refusals),
                 unplaced: head.unplaced,
                 moves: head.moves,
+                rebalanced: head.rebalanced,
             };
             self.stored.insert(application.clone(), Stored { placement: Arc::new(placement), modified });
             changed.push(application);
@@ -321,6 +325,7 @@ mod tests {
             refusals: refusals.clone(),
             unplaced: BTreeMap::new(),
             moves: Vec::new(),
+            rebalanced: String::new(),
         };
         let (chunks, (key, value)) = encode(&placement);
         assert!(value.len() < 30 * refusals.len(), "a reason that many clusters have is stored once");

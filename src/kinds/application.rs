@@ -17,6 +17,8 @@ pub const WORKS_FINALIZER: &str = "hanse.dev/works";
 pub const TRACE_ANNOTATION: &str = "hanse.dev/trace";
 /// Who last changed what is rendered: the author of the removals that follow from it; written by the hub alone.
 pub const AUTHOR_ANNOTATION: &str = "hanse.dev/author";
+/// A person asks by it for a rebalance: any text that was not there before, such as the time.
+pub const REBALANCE_ANNOTATION: &str = "hanse.dev/rebalance";
 
 /// What `kubectl apply` remembers of the last file it was given.
 pub const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";

@@ -83,6 +83,7 @@ pub fn placement_review() -> Kind {
     let spec = Schema::object([
         ("name", Schema::string().describe("An Application that is there: where it is and why is answered.")),
         ("application", application),
+        ("rebalance", Schema::boolean().describe("With name: where a rebalance would have it is answered.")),
     ]);
     let hint = Schema::free_form().describe("A change with which the hub has decided that it helps, and what it does.");
     let status = Schema::object([
@@ -147,6 +148,10 @@ fn label_selector() -> Schema {
 
 fn one_application(review: &Value, _: Option<&Value>) -> Vec<FieldError> {
     let named = review["spec"]["name"].as_str().is_some_and(|name| !name.is_empty());
+    if review["spec"]["rebalance"] == true && !named {
+        let detail = "only an Application that is there can be rebalanced: name it";
+        return vec![FieldError::new("spec.rebalance", Invalid, detail)];
+    }
     match (named, review["spec"]["application"].is_object()) {
         (true, false) | (false, true) => vec![],
         _ => vec![FieldError::new("spec", Invalid, "exactly one of name and application must be specified")],

@@ -125,9 +125,23 @@ pub struct PlacementPolicy {
     /// Replicas of one component that one decision may take from clusters that could keep them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_moves: Option<u32>,
+    /// What a rebalance may do, and how often one comes by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<RebalancePolicy>,
     /// Other Applications of the namespace to be with, or apart from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RebalancePolicy {
+    /// Between two; absent where only a person asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period_seconds: Option<u32>,
+    /// What moving a replica costs, in percent of a cluster's part: what gains no more is not moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
 }
 
 /// Hard, and for what is new: what runs stays. All terms hold.

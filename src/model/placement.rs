@@ -28,6 +28,9 @@ pub struct Placement {
     /// What changes its place. Rows hold both ends of a move until it is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moves: Vec<Move>,
+    /// The request to rebalance ([`crate::kinds::application::REBALANCE_ANNOTATION`]) that was carried out last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rebalanced: String,
 }
 
 /// A part of a component that leaves a cluster, and goes from there when what comes in its stead is healthy (rule 3).

@@ -90,6 +90,8 @@ pub struct Question {
 pub enum Asked {
     /// Where this Application is, and why.
     Explain(ObjectName),
+    /// Where a rebalance would have it.
+    Rebalance(ObjectName),
     /// Where it would be; admitted.
     Plan(Box<Application>),
     /// If all clusters of all these sets were lost at once.
@@ -101,6 +103,7 @@ impl From<&Question> for proto::DeskQuestion {
         use proto::desk_question::Question as Of;
         let question = match &value.asked {
             Asked::Explain(name) => Of::Explain(name.into()),
+            Asked::Rebalance(name) => Of::Rebalance(name.into()),
             Asked::Plan(application) => Of::Plan(json(application)),
             Asked::Drill(lose) => Of::Drill(json(lose)),
         };
@@ -115,6 +118,7 @@ impl TryFrom<proto::DeskQuestion> for Question {
         use proto::desk_question::Question as Of;
         let asked = match value.question.ok_or(Invalid::Missing("question"))? {
             Of::Explain(name) => Asked::Explain(object_name(Some(name), "application")?),
+            Of::Rebalance(name) => Asked::Rebalance(object_name(Some(name), "application")?),
             Of::Plan(bytes) => Asked::Plan(Box::new(read(&bytes, "plan", "an Application")?)),
             Of::Drill(bytes) => Asked::Drill(read(&bytes, "drill", "a list of sets of clusters")?),
         };

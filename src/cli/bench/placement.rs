@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Row, load::Samples, process::Usage};
 use crate::{
-    flow::schedule::{Candidate, Decision, Fleet, Neighbours, Problem, Profiles, Room, Solution, decide},
+    flow::schedule::{Candidate, Decision, Fleet, Neighbours, Problem, Profiles, Rebalance, Room, Solution, decide},
     model::{
         Demand, ObjectName, Placement, Policy, Resources, Sketch, Timestamp, Uid,
         cluster::{PROVIDER_LABEL, Property, REGION_LABEL, ZONE_LABEL},
@@ -144,6 +144,7 @@ pub(super) fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, 
         held: &held,
         neighbours: &Neighbours::default(),
         profiles: &Profiles::default(),
+        rebalance: Rebalance::No,
     };
     let begin = Instant::now();
     let decision = decide(fleet, &problem);
@@ -281,6 +282,7 @@ pub(super) fn application_of(number: usize, kind: usize, properties: Value, coun
         refusals: Vec::new(),
         unplaced: Default::default(),
         moves: Vec::new(),
+        rebalanced: String::new(),
     };
     let policy = Policy { name: "placement".into(), type_: "placement".into(), properties };
     Application { kind, policies: vec![policy], components: vec![component], previous }

@@ -25,8 +25,11 @@ const CONSTRAINTS_MAX: usize = 4;
 const WEIGHT_MAX: i64 = 1_000_000;
 const COUNT_MAX: i64 = u32::MAX as i64;
 
+/// Between two rebalances of their own accord: what moves is to be healthy, and sketches are to show it, long before.
+const PERIOD_SECONDS_MIN: i64 = 60;
+
 /// What only a divided total can be.
-const OF_DIVIDED: [&str; 5] = ["division", "limits", "maxMoves", "preferences", "weights"];
+const OF_DIVIDED: [&str; 6] = ["division", "limits", "maxMoves", "preferences", "rebalance", "weights"];
 
 pub fn check(placement: &Properties<'_>) {
     placement.allow_only(&[
@@ -43,6 +46,7 @@ pub fn check(placement: &Properties<'_>) {
         "mode",
         "preferences",
         "profile",
+        "rebalance",
         "spreadConstraints",
         "tolerations",
         "total",
@@ -82,6 +86,11 @@ pub fn check(placement: &Properties<'_>) {
     items(placement, "tolerations", ITEMS_MAX).iter().for_each(check_toleration);
     if let Some(affinity) = placement.properties("affinity") {
         check_affinity(&affinity);
+    }
+    if let Some(rebalance) = placement.properties("rebalance") {
+        rebalance.allow_only(&["cost", "periodSeconds"]);
+        number(&rebalance, "cost", 0);
+        number(&rebalance, "periodSeconds", PERIOD_SECONDS_MIN);
     }
     check_spread(placement);
     check_division(placement);

@@ -81,6 +81,7 @@ impl Scene {
                 refusals: Vec::new(),
                 unplaced: BTreeMap::new(),
                 moves: Vec::new(),
+                rebalanced: String::new(),
             }),
             reports: BTreeMap::new(),
             clusters: shares.iter().map(|&(name, _)| (name.into(), Truth::True)).collect(),

@@ -18,6 +18,7 @@ use super::{
     fleet::{Domains, Id},
     integer::{self, Answer, Count, Slot, Task, Verdict},
     policies::Group,
+    rebalance::{Rebalance, Terms, rebalance},
     shortlist::Shortlist,
     solver::Solver,
     standing::{Limit, Standing, Standings},
@@ -138,6 +139,14 @@ impl<'a> Solver<'a> {
             }
         };
 
+        let had: Vec<u32> = slots.iter().map(|slot| slot.had).collect();
+        let terms = self.terms(policy, wanted).filter(|_| verdict == Verdict::Placed && shares == had);
+        let shares = terms.map_or(shares, |terms| rebalance(&task, &had, &terms));
+        let rebalanced =
+            slots.iter().zip(&shares).map(|(slot, &share)| u64::from(slot.had.saturating_sub(share))).sum();
+        let rebalanced = terms.map_or(0, |_| rebalanced);
+        self.count_rebalanced(rebalanced);
+
         let placed: u64 = shares.iter().map(|&share| u64::from(share)).sum();
         let runs = parts.iter().any(|part| part.slot.had > 0);
         let beyond = parts.iter().zip(&shares).any(|(part, &share)| share > part.bound);
@@ -149,7 +158,7 @@ impl<'a> Solver<'a> {
         self.tell_of_verdict(component, &task, (verdict, placed, room), placing);
 
         let had: u64 = parts.iter().map(|part| u64::from(part.slot.had)).sum();
-        let figures = Figures { wanted, room, had, division: ask.division };
+        let figures = Figures { wanted, room, had, division: ask.division, rebalanced: rebalanced > 0 };
         let mut no = No::new(component, placing).without_room(shortage);
         for ((part, &share), left_out) in parts.iter().zip(&shares).zip(left_out) {
             let Part { slot, standing, .. } = part;
@@ -368,6 +377,18 @@ impl<'a> Solver<'a> {
             && before.is_none_or(|before| (before.division, &before.weights) != (policy.division, &policy.weights))
     }
 
+    /// What may move though it could stay; absent where nothing is asked for.
+    fn terms(&self, policy: &PlacementPolicy, wanted: u32) -> Option<Terms> {
+        let said = policy.rebalance.as_ref();
+        let asked = match self.problem.rebalance {
+            Rebalance::No => false,
+            Rebalance::Periodic => said.is_some_and(|said| said.period_seconds.is_some()),
+            Rebalance::Asked | Rebalance::Whole => true,
+        };
+        let whole = self.problem.rebalance == Rebalance::Whole;
+        asked.then(|| Terms::new(said.and_then(|said| said.cost), policy.max_moves, wanted, whole))
+    }
+
     pub fn domains(&mut self, constraint: &SpreadConstraint) -> std::sync::Arc<Domains> {
         match constraint.by.as_str() {
             "cluster" => Default::default(),
@@ -445,6 +466,7 @@ struct Figures {
     had: u64,
     room: u64,
     division: Division,
+    rebalanced: bool,
 }
 
 impl Figures {
@@ -456,6 +478,11 @@ impl Figures {
             Division::Aggregated => format!("in as few clusters as may be, room for {}", slot.high()),
         };
         match (slot.had, share) {
+            (0, share) if self.rebalanced => format!("{share} of {wanted} by a rebalance {}", how()),
+            (before, share) if self.rebalanced && share != before => {
+                let way = if share > before { "up" } else { "down" };
+                format!("{share} of {wanted}, {way} from {before} by a rebalance {}", how())
+            }
             (0, share) => format!("{share} of {wanted} {}", how()),
             (before, share) if share > before => {
                 format!("{share} of {wanted}, up from {before}: {} more {}", share - before, how())

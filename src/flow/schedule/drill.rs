@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fleet, Hint, Neighbours, Problem, Profiles, Running, Solution, hints, solve, solve_telling};
+use super::{Fleet, Hint, Neighbours, Problem, Profiles, Rebalance, Running, Solution, hints, solve, solve_telling};
 use crate::model::{
     ObjectName, Placement, Policy, Timestamp, Uid,
     application::ClusterSet,
@@ -216,6 +216,7 @@ fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placemen
         held: &NOBODY,
         neighbours: &ALONE,
         profiles: tenant.profiles,
+        rebalance: Rebalance::No,
     }
 }
 

@@ -167,7 +167,7 @@ fn is_settled(task: &Task<'_>) -> bool {
 }
 
 /// Whether shares keep a constraint. Groups of chosen clusters without a replica count for the skew.
-fn keeps(count: &Count, task: &Task<'_>, shares: &[u32], chosen: impl Fn(usize) -> bool) -> bool {
+pub(super) fn keeps(count: &Count, task: &Task<'_>, shares: &[u32], chosen: impl Fn(usize) -> bool) -> bool {
     let mut groups: BTreeMap<u32, u64> = BTreeMap::new();
     for (slot, &share) in shares.iter().enumerate().filter(|&(slot, &share)| share > 0 || chosen(slot)) {
         let group = count.of.get(slot).copied().unwrap_or(slot as u32);

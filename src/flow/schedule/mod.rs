@@ -26,6 +26,7 @@ pub use self::{
     neighbours::{Named, Neighbour, Neighbours},
     profile::{Profile, Profiles},
     question::{Ask, questions},
+    rebalance::Rebalance,
     record::Record,
     room::Room,
 };
@@ -64,6 +65,7 @@ mod network;
 mod policies;
 mod profile;
 mod question;
+pub mod rebalance;
 pub mod record;
 pub mod room;
 mod score;
@@ -94,6 +96,7 @@ pub struct Problem<'a> {
     pub neighbours: &'a Neighbours,
     /// What the platform has to say.
     pub profiles: &'a Profiles,
+    pub rebalance: Rebalance,
 }
 
 /// The revision that runs while another is decided.
@@ -117,6 +120,7 @@ pub struct Decision {
     outgrown: BTreeSet<String>,
     until: Option<Timestamp>,
     broken: Option<Broken>,
+    rebalanced: u64,
 }
 
 /// The answer. Every component has shares, or an entry in `unplaced`, or both where only a part found room.
@@ -139,6 +143,8 @@ pub struct Solution {
     pub broken: Option<Broken>,
     /// What changes its place and has yet to come; [`handover`] says which.
     pub moves: Vec<Move>,
+    /// Replicas that move because that is better, and for no other reason.
+    pub rebalanced: u64,
 }
 
 /// Decides, and tells every reason.
@@ -176,7 +182,7 @@ impl Decision {
     /// Puts the reasons into words, no more than so many: what clusters lack before what the user chose. The fleet is the
     /// one that was decided on.
     pub fn tell(self, fleet: &Fleet, refusals_max: usize) -> Solution {
-        let Self { shares, nos, strangers, told, unplaced, waiting, outgrown, until, broken } = self;
+        let Self { shares, nos, strangers, told, unplaced, waiting, outgrown, until, broken, rebalanced } = self;
         let refusal = |id: fleet::Id, component: String, why: Why| Refusal {
             cluster: fleet.uid(id).clone(),
             cluster_name: fleet.at(id).name.clone(),
@@ -207,7 +213,7 @@ impl Decision {
         }
         cut(&mut refusals, refusals_max);
         let shares = shares.into_iter().map(|(id, shares)| (fleet.uid(id).clone(), shares)).collect();
-        Solution { shares, refusals, unplaced, waiting, outgrown, until, broken, moves: Vec::new() }
+        Solution { shares, refusals, unplaced, waiting, outgrown, until, broken, moves: Vec::new(), rebalanced }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Candidate, Fleet, Neighbours, Problem, Profiles, Running, Solution, solve};
+use super::{Candidate, Fleet, Neighbours, Problem, Profiles, Rebalance, Running, Solution, solve};
 use crate::model::{Placement, Policy, Timestamp, Uid, plugin::Answered, revision::RenderedComponent};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct Record {
     /// By profile: what its plug-in said.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub answers: BTreeMap<String, Answered>,
+    #[serde(default, skip_serializing_if = "Rebalance::is_no")]
+    pub rebalance: Rebalance,
     pub fleet: BTreeMap<Uid, Candidate>,
 }
 
@@ -54,6 +56,7 @@ impl Record {
             neighbours: problem.neighbours.clone(),
             profiles: problem.profiles.sources(),
             answers: problem.profiles.answers().clone(),
+            rebalance: problem.rebalance,
             fleet: fleet.iter().map(|(uid, candidate)| (uid.clone(), candidate.clone())).collect(),
         }
     }
@@ -79,6 +82,7 @@ impl Record {
             held: &self.held,
             neighbours: &self.neighbours,
             profiles,
+            rebalance: self.rebalance,
         }
     }
 }

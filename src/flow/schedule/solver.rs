@@ -295,6 +295,10 @@ impl<'a> Solver<'a> {
         shares.filter(|(_, shares)| shares.contains_key(&component.name)).map(|(&id, _)| id).collect()
     }
 
+    pub fn count_rebalanced(&mut self, replicas: u64) {
+        self.decision.rebalanced += replicas;
+    }
+
     /// How many clusters there are for each word of "no"; open ones are without room.
     pub fn tally(&self, placing: &Placing) -> BTreeMap<&'static str, usize> {
         let word = |standing: &Standing| match standing {

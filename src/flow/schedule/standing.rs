@@ -47,6 +47,13 @@ pub struct Tier {
     demerit: i64,
 }
 
+impl Tier {
+    /// What the policy itself wishes for. What the platform's scores say changes with every pod: nothing moves for it.
+    pub fn wished(self) -> Self {
+        Self { demerit: 0, ..self }
+    }
+}
+
 /// Bounds of the replicas in one cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {

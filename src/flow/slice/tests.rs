@@ -61,6 +61,7 @@ impl Story {
             refusals: Vec::new(),
             unplaced: BTreeMap::new(),
             moves: Vec::new(),
+            rebalanced: String::new(),
         };
         Self {
             revisions: BTreeMap::new(),

@@ -48,7 +48,7 @@ pub async fn answer(api: &Api, subject: &Subject, target: &Target, review: Revie
             serve::permit(subject, &attributes(&APPLICATION, "get", &name))?;
             match spec["application"].is_object() {
                 true => plan(api, &name, &mut spec["application"], &mut warnings).await?,
-                false => explain(api, name).await?,
+                false => about(api, name, spec["rebalance"] == true).await?,
             }
         }
     };
@@ -57,9 +57,10 @@ pub async fn answer(api: &Api, subject: &Subject, target: &Target, review: Revie
     Ok(Told { status, warnings })
 }
 
-async fn explain(api: &Api, name: ObjectName) -> Result<Asked> {
+async fn about(api: &Api, name: ObjectName, rebalance: bool) -> Result<Asked> {
     let key = keys::key(&APPLICATION, &name.namespace, &name.name);
     match api.store.get(&key).await? {
+        Some(_) if rebalance => Ok(Asked::Rebalance(name)),
         Some(_) => Ok(Asked::Explain(name)),
         None => Err(Refusal::not_found(&APPLICATION, &name.name)),
     }

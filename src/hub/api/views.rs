@@ -158,6 +158,7 @@ mod tests {
             refusals: Vec::new(),
             unplaced: Default::default(),
             moves: Vec::new(),
+            rebalanced: String::new(),
         }
     }
 

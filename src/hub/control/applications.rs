@@ -20,7 +20,9 @@ use crate::{
     flow::{
         render::render,
         rollup,
-        schedule::{Bound, Fleet, Problem, Profiles, Running, Solution, bind, handover::leaves_wholly, solve_telling},
+        schedule::{
+            Bound, Fleet, Problem, Profiles, Rebalance, Running, Solution, bind, handover::leaves_wholly, solve_telling,
+        },
         slice::{self, Cause, Change},
     },
     hub::{
@@ -108,6 +110,7 @@ impl Controller {
         self.render_faults.remove(uid);
         self.written_ms.remove(uid);
         self.plugins.forget(uid);
+        self.rounds.forget(uid);
         self.retries.remove(uid);
         for cluster in self.brake.clusters_of(uid) {
             self.brake.release(&cluster, uid);
@@ -191,7 +194,8 @@ impl Controller {
         let mut held = BTreeSet::new();
         let running = previous.as_deref().and_then(|previous| self.running(uid, previous, &snapshot));
         let asked = (&stored, &snapshot);
-        let mut solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles));
+        let rebalance = self.rebalance(&stored, previous.as_deref());
+        let mut solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles, rebalance));
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let losses = previous.iter().flat_map(|previous| losses(previous, decided, &solution)).collect::<Losses>();
         let unnamed = |cluster: &Uid| self.is_present(cluster) && !self.is_draining(cluster);
@@ -205,7 +209,7 @@ impl Controller {
         }
         held.extend(losses.into_iter().filter(|cluster| self.brake.holds(cluster, uid)));
         if !held.is_empty() {
-            solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles));
+            solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles, rebalance));
         }
         self.note_needs(&stored, &snapshot.revision.components, &solution);
         if let Some(until) = solution.until {
@@ -214,7 +218,8 @@ impl Controller {
         }
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let is_new = !snapshot.pieces.is_empty();
-        let next = self.place(&stored, (decided, is_new), previous.as_deref(), solution);
+        let rebalanced = self.end_rebalance(now, &stored, previous.as_deref(), rebalance, &solution);
+        let next = self.place(&stored, (decided, is_new), previous.as_deref(), (solution, rebalanced));
         self.write(now, &stored, Some(snapshot), next);
         Losses::new()
     }
@@ -233,7 +238,7 @@ impl Controller {
         (stored, snapshot): (&StoredApplication, &Snapshot),
         previous: Option<&Placement>,
         running: Option<&RunningRevision>,
-        (held, profiles): (&BTreeSet<Uid>, &Profiles),
+        (held, profiles, rebalance): (&BTreeSet<Uid>, &Profiles, Rebalance),
     ) -> Solution {
         let policies = &stored.view.spec.policies;
         let components = &snapshot.revision.components;
@@ -244,8 +249,17 @@ impl Controller {
         {
             self.decisions += 1;
         }
-        let problem =
-            Problem { now: now.wall, policies, components, previous, running, held, neighbours: &neighbours, profiles };
+        let problem = Problem {
+            now: now.wall,
+            policies,
+            components,
+            previous,
+            running,
+            held,
+            neighbours: &neighbours,
+            profiles,
+            rebalance,
+        };
         let binding = self.index.bindings.get(&stored.view.metadata.uid).map(Arc::as_ref);
         let decide = |fleet: &mut Fleet, problem: &Problem<'_>| match stored.view.spec.other_scheduler() {
             Some(scheduler) => {
@@ -284,16 +298,17 @@ impl Controller {
         stored: &StoredApplication,
         (revision, is_new): ((&str, &Revision), bool),
         previous: Option<&Placement>,
-        solution: Solution,
+        (solution, rebalanced): (Solution, String),
     ) -> Option<Placement> {
         let waiting = solution.waiting;
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
-        let next = self.next_placement(stored, old, revision, solution);
+        let next = Placement { rebalanced, ..self.next_placement(stored, old, revision, solution) };
         let same = previous.is_some()
             && !is_new
             && next.rows == old.rows
             && next.moves == old.moves
+            && next.rebalanced == old.rebalanced
             && same_answers(old, &next, waiting);
         (!same).then_some(next)
     }
@@ -536,6 +551,7 @@ pub fn nowhere(stored: &StoredApplication) -> Placement {
         refusals: Vec::new(),
         unplaced: BTreeMap::new(),
         moves: Vec::new(),
+        rebalanced: String::new(),
     }
 }
 

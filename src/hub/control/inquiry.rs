@@ -14,7 +14,7 @@ use crate::{
     flow::{
         render::render,
         schedule::{
-            Bound, Fleet, Neighbours, Problem, Profiles, Running,
+            Bound, Fleet, Neighbours, Problem, Profiles, Rebalance, Running,
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
@@ -36,7 +36,7 @@ pub struct Inquiry {
 }
 
 enum About {
-    One(Box<Subject>, BTreeSet<Uid>),
+    One { subject: Box<Subject>, held: BTreeSet<Uid>, rebalance: Rebalance },
     Loss { lost: BTreeSet<Uid>, tenants: Vec<Subject> },
 }
 
@@ -60,11 +60,15 @@ impl Controller {
         self.refresh_rooms(now);
         self.fleet.settle();
         let about = match &question.asked {
-            Asked::Explain(name) => {
+            Asked::Explain(name) | Asked::Rebalance(name) => {
                 let stored = self.named(name).ok_or_else(|| refused(format!("there is no application {name}")))?;
                 let uid = stored.view.metadata.uid.clone();
                 let held = self.brake.clusters_of(&uid).into_iter().filter(|cluster| self.brake.holds(cluster, &uid));
-                About::One(Box::new(self.subject(&stored)?), held.collect())
+                let rebalance = match question.asked {
+                    Asked::Rebalance(_) => Rebalance::Whole,
+                    _ => Rebalance::No,
+                };
+                About::One { subject: Box::new(self.subject(&stored)?), held: held.collect(), rebalance }
             }
             Asked::Plan(application) => {
                 if let Some(scheduler) = application.spec.other_scheduler() {
@@ -83,7 +87,7 @@ impl Controller {
                     running,
                     binding: None,
                 };
-                About::One(Box::new(subject), BTreeSet::new())
+                About::One { subject: Box::new(subject), held: BTreeSet::new(), rebalance: Rebalance::No }
             }
             Asked::Drill(lose) => {
                 let lost = drill::lost(&self.fleet, lose).map_err(refused)?;
@@ -130,7 +134,7 @@ impl Inquiry {
     pub fn answer(self) -> Result<Value, Unanswered> {
         let Self { revision, now, mut fleet, profiles, about } = self;
         let told = match about {
-            About::One(subject, held) => {
+            About::One { subject, held, rebalance } => {
                 let problem = Problem {
                     now,
                     policies: &subject.application.spec.policies,
@@ -140,6 +144,7 @@ impl Inquiry {
                     held: &held,
                     neighbours: &subject.neighbours,
                     profiles: &profiles,
+                    rebalance,
                 };
                 let ObjectName { namespace, name } = subject.name.clone();
                 let told = match subject.application.spec.other_scheduler() {

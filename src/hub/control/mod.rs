@@ -27,6 +27,7 @@ use self::{
     lanes::{Lane, Plan},
     outbox::Outbox,
     plugins::Plugins,
+    rebalancing::Rounds,
     reservations::{Doubt, Reservations, either, is_refused, outstanding},
     waking::Waiting,
 };
@@ -57,6 +58,7 @@ mod neighbours;
 mod outbox;
 mod plugins;
 mod profiles;
+mod rebalancing;
 mod reservations;
 #[cfg(test)]
 mod tests;
@@ -192,6 +194,7 @@ pub struct Controller {
     decisions: u64,
     render_faults: BTreeMap<Uid, RenderFaults>,
     plugins: Plugins,
+    rounds: Rounds,
     /// When each Application was last written, for pacing.
     written_ms: BTreeMap<Uid, u64>,
     deposed: bool,
@@ -236,6 +239,7 @@ impl Controller {
             self.watch_silence(now);
             self.settle_clusters(now);
             if !self.halted {
+                self.begin_rounds(now);
                 self.settle_applications(now);
                 self.housekeep(now);
             }
@@ -262,6 +266,7 @@ impl Controller {
             self.reservations.deadline(),
             self.plugins.deadline(),
             decides.then(|| self.due.next_ms(free)).flatten(),
+            decides.then(|| self.rounds.next.next_ms(|_| true)).flatten(),
             (!self.halted).then_some(self.house.next_ms),
         ];
         clusters.chain(others.into_iter().flatten()).min()
@@ -316,6 +321,7 @@ impl Controller {
         self.truths.clear();
         self.waiting = Waiting::default();
         self.plugins.start_over();
+        self.rounds = Rounds::default();
         self.wide.clear();
         let clusters = &self.index.clusters;
         self.members.retain(|uid, _| clusters.contains_key(uid));

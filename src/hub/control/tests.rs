@@ -6,6 +6,7 @@ mod inquiries;
 mod neighbours;
 mod profiles;
 mod proportion;
+mod rebalancing;
 mod reserved;
 mod rules;
 mod stories;

@@ -100,6 +100,7 @@ impl Script {
             refusals: Vec::new(),
             unplaced: BTreeMap::new(),
             moves: Vec::new(),
+            rebalanced: String::new(),
         };
         let (chunks, head) = records::encode(&placement);
         self.put(chunks.into_iter().chain([head]).map(|(key, value)| (key, Some(value))).collect());

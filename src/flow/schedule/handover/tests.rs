@@ -59,6 +59,7 @@ impl Case {
             refusals: Vec::new(),
             unplaced: BTreeMap::new(),
             moves,
+            rebalanced: String::new(),
         };
         let (reports, draining, silent) = Default::default();
         Self { mode, previous, reports, draining, silent }

@@ -33,6 +33,7 @@ fn app(name: &str, shares: &[(&str, u32)]) -> App {
         refusals: Vec::new(),
         unplaced: BTreeMap::new(),
         moves: Vec::new(),
+        rebalanced: String::new(),
     };
     let total = shares.iter().map(|(_, replicas)| replicas).sum();
     App { name, policies: divided(), components: vec![component("web", total)], placement }

@@ -73,6 +73,7 @@ struct Case {
     profiles: Profiles,
     /// What the previous answer runs.
     ran: Option<(Vec<Policy>, Vec<RenderedComponent>)>,
+    rebalance: Rebalance,
     now: Timestamp,
     /// The same fleet, kept from one decision to the next.
     kept: RefCell<Fleet>,
@@ -90,6 +91,7 @@ impl Case {
             neighbours: Neighbours::default(),
             profiles: Profiles::default(),
             ran: None,
+            rebalance: Rebalance::No,
             now: Timestamp::from_seconds(1_000_000),
             kept: RefCell::default(),
         }
@@ -105,6 +107,7 @@ impl Case {
             held: &self.held,
             neighbours: &self.neighbours,
             profiles: &self.profiles,
+            rebalance: self.rebalance,
         }
     }
 
@@ -190,6 +193,7 @@ fn placement(fleet: &BTreeMap<Uid, Candidate>, solution: &Solution) -> Placement
         refusals: Vec::new(),
         unplaced: BTreeMap::new(),
         moves: Vec::new(),
+        rebalanced: String::new(),
     }
 }
 
