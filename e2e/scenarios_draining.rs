@@ -20,6 +20,26 @@ fn available(member: &Member) -> u64 {
     call.trim().parse().unwrap_or(0)
 }
 
+/// How few ran at any moment of this.
+fn while_counting<T: Send>(members: &[&Member], change: impl FnOnce() -> T) -> (u64, T) {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut least = u64::MAX;
+            while !done.load(Ordering::Relaxed) {
+                // The old place first: what goes there between the two looks has come to the other already.
+                let old = available(members[0]);
+                least = least.min(old + available(members[1]));
+                thread::sleep(Duration::from_millis(50));
+            }
+            least
+        });
+        let changed = change();
+        done.store(true, Ordering::Relaxed);
+        (watch.join().expect("the watch"), changed)
+    })
+}
+
 #[test]
 fn a_drained_cluster_is_left_new_before_old_and_a_drain_is_undone_half_way() {
     let members = fleet(2);
@@ -58,25 +78,42 @@ fn a_drained_cluster_is_left_new_before_old_and_a_drain_is_undone_half_way() {
     federation.wait_until_running(NAMESPACE, "web");
     assert_eq!([available(members[0]), available(members[1])], before, "as if nothing had been asked");
 
-    let done = AtomicBool::new(false);
-    let least = thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let mut least = u64::MAX;
-            while !done.load(Ordering::Relaxed) {
-                // The old place first: what goes there between the two looks has come to the other already.
-                let old = available(members[0]);
-                least = least.min(old + available(members[1]));
-                thread::sleep(Duration::from_millis(50));
-            }
-            least
-        });
-        let told = hanse(&["drain", "eu"]);
-        done.store(true, Ordering::Relaxed);
-        assert!(told.contains("nothing of the hub runs there"), "{told}");
-        watch.join().expect("the watch")
-    });
+    let (least, told) = while_counting(&members, || hanse(&["drain", "eu"]));
+    assert!(told.contains("nothing of the hub runs there"), "{told}");
     assert!(least >= 4, "{least} of 4 ran at some moment");
     federation.wait_for_cluster("eu", "Ready,Drained");
     wait_for_pods(members[0], NAMESPACE, 0);
     wait_for_pods(members[1], NAMESPACE, 4);
+}
+
+#[test]
+fn a_cluster_that_came_later_gets_its_part_by_a_rebalance() {
+    const APART: &str = "rebalanced";
+    let members = fleet(2);
+    let federation = Federation::start();
+    let _first = federation.join(members[0], "eu");
+    let hanse = |arguments: &[&str]| {
+        let call = federation.hanse(arguments);
+        assert!(call.status.success(), "{}{}", call.stdout, call.stderr);
+        call.stdout
+    };
+    federation.make_namespace(APART);
+    federation.apply(&web(APART, "web", 6, "50m", divided()));
+    federation.wait_until_running(APART, "web");
+    let _second = federation.join(members[1], "us");
+    federation.wait_for_cluster("us", "Ready");
+    wait_for_pods(members[0], APART, 6);
+
+    let looked = hanse(&["rebalance", "-n", APART, "--dry-run"]);
+    assert!(looked.contains("web") && looked.contains("us: 0 → "), "{looked}");
+    wait_for_pods(members[0], APART, 6);
+    let told = hanse(&["rebalance", "-n", APART, "web"]);
+    assert!(told.contains("web: 6 = 6: asked for") && told.ends_with(": done\n"), "{told}");
+    let web = federation.wait_until_running(APART, "web");
+    let sum = web["status"]["placement"]["sum"].as_str().unwrap_or_default().to_owned();
+    assert!(told.contains(&format!("{sum}: done")), "{sum}: {told}");
+    let foreseen = sum.rsplit(" + ").next().unwrap_or_default().to_owned();
+    assert!(looked.contains(&format!("us: 0 → {foreseen}")), "{looked}, and it is {sum}");
+    let again = hanse(&["rebalance", "-n", APART]);
+    assert!(again.contains("nothing gains more than it costs"), "{again}");
 }

@@ -124,6 +124,7 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         "spreadConstraints": [{"by": "region", "minGroups": 2, "maxSkew": 1}, {"by": "cluster", "maxGroups": 3, "maxSkew": 2}],
         "limits": [{"clusters": ["eu"], "min": 1, "max": 4}],
         "maxMoves": 0,
+        "rebalance": {"periodSeconds": 3600, "cost": 0},
         "allOrNothing": true,
         "affinity": {
             "with": [{"application": "db", "topology": "region"}, {"selector": {"matchLabels": {"tier": "back"}}}],
@@ -171,6 +172,10 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         (json!({"limits": [{"clusters": ["a"], "max": 1i64 << 40}]}), vec!["limits[0].max"]),
         (json!({"preferences": [{"by": "cost"}]}), vec!["preferences[0].order"]),
         (json!({"maxMoves": -1}), vec!["maxMoves"]),
+        (
+            json!({"rebalance": {"periodSeconds": 59, "cost": -1, "every": "1h"}}),
+            vec!["rebalance.cost", "rebalance.every", "rebalance.periodSeconds"],
+        ),
         (json!({"affinity": {}}), vec!["affinity.with"]),
         (json!({"affinity": {"near": []}}), vec!["affinity.near", "affinity.with"]),
         (json!({"affinity": {"with": [{}]}}), vec!["affinity.with[0].application"]),

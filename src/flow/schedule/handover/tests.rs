@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{
     ObjectName,
-    report::{ComponentReport, ReplicaCount},
+    report::{ComponentReport, Refused, ReplicaCount},
 };
 
 const GENERATION: u64 = 3;
@@ -14,6 +14,8 @@ struct Case {
     reports: BTreeMap<Uid, Arc<Report>>,
     draining: Vec<&'static str>,
     silent: Vec<&'static str>,
+    gone: Vec<&'static str>,
+    anew: bool,
 }
 
 /// From, to, how many.
@@ -61,8 +63,8 @@ impl Case {
             moves,
             rebalanced: String::new(),
         };
-        let (reports, draining, silent) = Default::default();
-        Self { mode, previous, reports, draining, silent }
+        let (reports, draining, silent, gone, anew) = Default::default();
+        Self { mode, previous, reports, draining, silent, gone, anew }
     }
 
     fn reports(mut self, cluster: &str, generation: u64, component: &str, ready: u32, desired: u32) -> Self {
@@ -73,6 +75,12 @@ impl Case {
         let replicas = Some(ReplicaCount { desired, ready, updated: desired, bound: desired });
         let healthy = ready >= desired;
         report.components.push(ComponentReport { name: component.into(), healthy, replicas, ..Default::default() });
+        self
+    }
+
+    /// What is said of a cluster is this as well.
+    fn altered(mut self, cluster: &str, alter: impl FnOnce(&mut Report)) -> Self {
+        self.reports.get_mut(&Uid::from(cluster)).map(Arc::make_mut).map(alter).expect("a report to alter");
         self
     }
 
@@ -101,8 +109,8 @@ impl Case {
             mode: &|_| self.mode,
             is_heard: &|cluster| !has(&self.silent, cluster),
             is_draining: &|cluster| has(&self.draining, cluster),
-            is_gone: &|_| false,
-            asks_anew: &|_| false,
+            is_gone: &|cluster| has(&self.gone, cluster),
+            asks_anew: &|_| self.anew,
         };
         let anchored = anchored(&handover);
         let mut solution = Solution::default();
@@ -149,6 +157,61 @@ fn what_leaves_stays_until_as_many_are_ready() {
     let mut silent = case().reports("eu", GENERATION, "web", 0, 3);
     silent.silent.push("eu");
     assert_eq!(after(silent), waits(3));
+}
+
+#[test]
+fn what_only_looks_healthy_is_waited_for() {
+    let case = |mode: &'static str| {
+        let rows: Shares<'_> = &[("eu", Some(3)), ("us", Some(3))];
+        let case = Case::new(mode, rows, vec![moved("web", "eu", "us", Some(3))]).drained("eu");
+        case.reports("us", GENERATION, "web", 3, 3)
+    };
+    let gone = |case: Case| case.decide(&[("us", Some(3))]) == (numbers(&[("us", 3)]), vec![]);
+    let refused = || Refused::default();
+    for mode in ["Divided", "Single"] {
+        assert!(gone(case(mode)), "{mode}");
+        assert!(!gone(case(mode).altered("us", |report| report.applied = false)), "{mode}: not applied yet");
+        assert!(!gone(case(mode).altered("us", |report| report.refused = Some(refused()))), "{mode}: refused");
+    }
+    let unwell = |report: &mut Report| report.components[0].healthy = false;
+    let partly = |report: &mut Report| {
+        report.components[0].replicas = Some(ReplicaCount { ready: 2, ..ReplicaCount::default() })
+    };
+    assert!(!gone(case("Single").altered("us", unwell)), "ready, and not well");
+    assert!(!gone(case("Single").altered("us", partly)), "well, and not all of it");
+    let grows = case("Divided").decide(&[("us", Some(5))]);
+    assert_eq!(grows, (numbers(&[("eu", 3), ("us", 5)]), ways(&[("eu", "us", 3)])), "said of another number");
+}
+
+#[test]
+fn of_two_that_move_to_one_place_each_needs_replacements_of_its_own() {
+    let rows: Shares<'_> = &[("ap", Some(2)), ("eu", Some(2)), ("us", Some(4))];
+    let moves = vec![moved("web", "ap", "us", Some(2)), moved("web", "eu", "us", Some(2))];
+    let case = Case::new("Divided", rows, moves).drained("ap").drained("eu").reports("us", GENERATION, "web", 3, 4);
+    assert_eq!(case.decide(&[("us", Some(4))]), (numbers(&[("eu", 1), ("us", 4)]), ways(&[("eu", "us", 1)])));
+}
+
+#[test]
+fn nothing_is_waited_for_in_a_cluster_that_is_gone() {
+    let rows: Shares<'_> = &[("eu", Some(3)), ("us", Some(3))];
+    let mut case = Case::new("Divided", rows, vec![moved("web", "eu", "us", Some(3))]).drained("eu");
+    case.gone.push("eu");
+    assert_eq!(case.decide(&[("us", Some(3))]), (numbers(&[("us", 3)]), vec![]));
+}
+
+#[test]
+fn the_room_of_old_replicas_is_what_an_edit_was_fitted_into() {
+    let mut case = Case::new("Divided", &[("eu", Some(3))], vec![]);
+    assert_eq!(case.decide(&[("eu", Some(1)), ("us", Some(2))]).1.len(), 1);
+    case.anew = true;
+    assert_eq!(case.decide(&[("eu", Some(1)), ("us", Some(2))]), (numbers(&[("eu", 1), ("us", 2)]), vec![]));
+}
+
+#[test]
+fn a_part_without_replicas_is_still_there() {
+    let solution = Case::new("Divided", &[("eu", Some(0))], vec![]).solution(&[("web", &[("eu", Some(0))])]);
+    assert!(!leaves_wholly(&solution, &"eu".into(), "web"));
+    assert!(leaves_wholly(&solution, &"us".into(), "web"));
 }
 
 #[test]
