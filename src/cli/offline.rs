@@ -13,11 +13,11 @@ use super::input;
 use crate::{
     flow::{
         render::render,
-        schedule::{Fleet, Profiles, drill::Tenant},
+        schedule::{Fleet, Profiles, drill::Tenant, handover, mode_of},
     },
     model::{
         Application, Cluster, ObjectName, Placement, Policy, Uid,
-        placement::{Row, Share},
+        placement::{Move, Row, Share},
         revision::RenderedComponent,
     },
 };
@@ -105,6 +105,15 @@ struct Line {
     reason: String,
 }
 
+/// A line of `status.placement.moves`: both its ends are among the rows.
+#[derive(Deserialize)]
+struct Way {
+    component: String,
+    from: String,
+    to: String,
+    replicas: Option<u32>,
+}
+
 fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
     let status = document["status"]["placement"].take();
     let application: Application = serde_json::from_value(document)?;
@@ -130,6 +139,29 @@ fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
         });
         rows[place].components.insert(component, Share { replicas, reason });
     }
+    let ways: Vec<Way> = match &status["moves"] {
+        Value::Null => Vec::new(),
+        moves => serde_json::from_value(moves.clone()).context("status.placement.moves cannot be read")?,
+    };
+    let uid = |name: &str| -> anyhow::Result<Uid> {
+        let known = clusters.iter().find(|known| known.metadata.name == *name);
+        Ok(known
+            .with_context(|| format!("a part moves by cluster {name:?}, which is not in the file"))?
+            .metadata
+            .uid
+            .clone())
+    };
+    let move_of = |way: Way| -> anyhow::Result<Move> {
+        Ok(Move {
+            component: way.component,
+            from: uid(&way.from)?,
+            to: uid(&way.to)?,
+            replicas: way.replicas,
+            reason: String::new(),
+            drained: false,
+        })
+    };
+    let moves = ways.into_iter().map(move_of).collect::<anyhow::Result<Vec<Move>>>()?;
     let name = application.metadata.object_name();
     let placement = Placement {
         application: name.clone(),
@@ -138,9 +170,11 @@ fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
         rows,
         refusals: Vec::new(),
         unplaced: Default::default(),
-        moves: Vec::new(),
+        moves,
         rebalanced: String::new(),
     };
+    let mode = |component: &str| mode_of(&application.spec.policies, component);
+    let placement = handover::anchored(&placement, &mode, &|_| false).into_owned();
     let scheduler = application.spec.other_scheduler().map(str::to_owned);
     let components = components(&application)?;
     Ok(Placed { name, placement, components, scheduler, policies: application.spec.policies })

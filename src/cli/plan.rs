@@ -249,6 +249,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_its_way_counts_where_it_goes() {
+        let mut running = shop(4, divided());
+        running["status"]["placement"] = json!({"decision": 3, "rows": [
+            {"cluster": "eu", "component": "web", "replicas": 4, "reason": "r"},
+            {"cluster": "us", "component": "web", "replicas": 2, "reason": "r"},
+        ], "moves": [{"component": "web", "from": "eu", "to": "us", "replicas": 2}]});
+        let plan = planned_in(&known(&[fleet(), vec![running]].concat()), shop(4, divided()));
+        assert_eq!((plan.components[0].sum.as_deref(), plan.settled), (Some("4 = 2 + 2"), true));
+    }
+
+    #[test]
     fn a_fleet_with_applications_shows_what_changes_and_what_a_loss_would_do() {
         let mut running = shop(6, divided());
         running["status"]["placement"] = json!({"decision": 3, "rows": [

@@ -49,13 +49,18 @@ pub struct Handover<'a> {
 type Pending = BTreeMap<(Uid, Uid), (u32, bool)>;
 
 /// The previous placement with every moved part at its new place, and the moves of drains that ended turned round.
-pub fn anchored<'a>(handover: &Handover<'a>) -> Cow<'a, Placement> {
-    let previous = handover.previous;
+/// `mode` is [`super::mode_of`] a component.
+pub fn anchored<'a>(
+    previous: &'a Placement,
+    mode: &dyn Fn(&str) -> &'static str,
+    is_draining: &dyn Fn(&Uid) -> bool,
+) -> Cow<'a, Placement> {
     if previous.moves.is_empty() {
         return Cow::Borrowed(previous);
     }
     let mut anchored = previous.clone();
-    anchored.moves = previous.moves.iter().filter_map(|known| turned(handover, known)).collect();
+    let turned = |known: &Move| turned(known, mode(&known.component), is_draining(&known.from));
+    anchored.moves = previous.moves.iter().filter_map(turned).collect();
     for known in &anchored.moves {
         let Some(row) = anchored.rows.iter_mut().find(|row| row.cluster == known.from) else { continue };
         let Some(share) = row.components.get_mut(&known.component) else { continue };
@@ -74,12 +79,11 @@ pub fn anchored<'a>(handover: &Handover<'a>) -> Cow<'a, Placement> {
     Cow::Owned(anchored)
 }
 
-fn turned(handover: &Handover<'_>, known: &Move) -> Option<Move> {
-    let undone = known.drained && !(handover.is_draining)(&known.from);
-    match undone {
+fn turned(known: &Move, mode: &str, is_draining: bool) -> Option<Move> {
+    match known.drained && !is_draining {
         false => Some(known.clone()),
         // Each cluster has a part of its own.
-        true if (handover.mode)(&known.component) == "Duplicated" => None,
+        true if mode == "Duplicated" => None,
         true => Some(Move {
             from: known.to.clone(),
             to: known.from.clone(),

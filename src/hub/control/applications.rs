@@ -99,7 +99,8 @@ impl Controller {
         let rows = placement.rows.len() as u64;
         let pace = PACE_MS + PACE_MS_PER_ROW * rows + PACE_MS_PER_WAITING * self.due.len() as u64;
         let earliest = self.written_ms.get(application).map_or(0, |written| written + pace);
-        self.mark(application, earliest.max(now.monotonic_ms), confirms || hands_over);
+        let goes_on = self.is_rebalancing(application);
+        self.mark(application, earliest.max(now.monotonic_ms), confirms || hands_over || goes_on);
     }
 
     pub(super) fn forget_application(&mut self, uid: &Uid) {
@@ -228,7 +229,7 @@ impl Controller {
         self.fleet.get(cluster).is_some_and(|candidate| !candidate.deleting)
     }
 
-    fn is_draining(&self, cluster: &Uid) -> bool {
+    pub(super) fn is_draining(&self, cluster: &Uid) -> bool {
         self.fleet.get(cluster).is_some_and(|candidate| candidate.draining)
     }
 

@@ -38,7 +38,7 @@ pub fn decided(
         is_gone: &|cluster| gone.contains(cluster),
         asks_anew: &|component| asks_anew(problem.running, problem.components, component),
     };
-    let anchored = handover::anchored(&handover);
+    let anchored = handover::anchored(previous, handover.mode, handover.is_draining);
     let mut solution = decide(fleet, &Problem { previous: Some(&anchored), ..*problem });
     handover::hand_over(&handover, &anchored, &mut solution);
     solution

@@ -5,7 +5,7 @@
 //!
 //! Taking the copy is the leader's step; [`Inquiry::answer`] is pure and works beside it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
@@ -18,11 +18,14 @@ use crate::{
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
+            handover, mode_of,
         },
     },
     hub::{desk::Unanswered, keys},
     kinds::APPLICATION,
-    model::{Application, Now, ObjectName, Placement, Timestamp, Uid, binding::Binding, revision::RenderedComponent},
+    model::{
+        Application, Now, ObjectName, Placement, Policy, Timestamp, Uid, binding::Binding, revision::RenderedComponent,
+    },
     wire::{Asked, Question},
 };
 
@@ -76,7 +79,7 @@ impl Controller {
                 }
                 let known = self.named(&application.metadata.object_name());
                 let uid = known.map(|stored| stored.view.metadata.uid.clone());
-                let previous = uid.as_ref().and_then(|uid| self.placement(uid));
+                let previous = uid.as_ref().and_then(|uid| self.arrived(uid, &application.spec.policies));
                 let running = uid.zip(previous.as_deref()).and_then(|(uid, placement)| self.runs(&uid, placement));
                 let subject = Subject {
                     name: application.metadata.object_name(),
@@ -108,11 +111,21 @@ impl Controller {
         self.index.named(&keys::key(&APPLICATION, &name.namespace, &name.name)).cloned()
     }
 
+    /// Its placement, as if all that moves had arrived: the next decision starts from there.
+    fn arrived(&self, uid: &Uid, policies: &[Policy]) -> Option<Arc<Placement>> {
+        let placement = self.placement(uid)?;
+        let mode = |component: &str| mode_of(policies, component);
+        match handover::anchored(&placement, &mode, &|cluster| self.is_draining(cluster)) {
+            Cow::Borrowed(_) => Some(placement),
+            Cow::Owned(anchored) => Some(Arc::new(anchored)),
+        }
+    }
+
     /// An Application as it is to be decided: by its newest revision, or by its spec where that is not rendered yet.
     fn subject(&self, stored: &StoredApplication) -> Result<Subject, Unanswered> {
         let uid = &stored.view.metadata.uid;
         let newest = self.index.newest(uid).filter(|newest| newest.revision.spec_digest == stored.spec_digest);
-        let previous = self.placement(uid);
+        let previous = self.arrived(uid, &stored.view.spec.policies);
         let running = previous.as_deref().and_then(|placement| self.runs(uid, placement));
         Ok(Subject {
             name: stored.view.metadata.object_name(),

@@ -11,7 +11,7 @@ use super::{Controller, agenda::Agenda, index::StoredApplication};
 use crate::{
     flow::schedule::{Rebalance, Solution, rebalance},
     kinds::application::REBALANCE_ANNOTATION,
-    model::{Application, Now, Placement, Uid, application::PlacementPolicy},
+    model::{Application, Now, Placement, Uid, application::PlacementPolicy, placement::Row, report::ComponentReport},
 };
 
 /// Of the Applications that are rebalanced from time to time.
@@ -42,12 +42,41 @@ impl Controller {
 
     /// What an Application's next decision is to look at. While something moves, nothing else is moved.
     pub(super) fn rebalance(&self, stored: &StoredApplication, previous: Option<&Placement>) -> Rebalance {
-        let Some(previous) = previous.filter(|previous| previous.moves.is_empty()) else { return Rebalance::No };
+        let Some(previous) = previous.filter(|previous| self.has_come_to_rest(previous)) else { return Rebalance::No };
         match requested(&stored.view) {
             Some(request) if *request != previous.rebalanced => Rebalance::Asked,
             _ if self.rounds.open.contains(&stored.view.metadata.uid) => Rebalance::Periodic,
             _ => Rebalance::No,
         }
+    }
+
+    /// Whether one of its rebalances is not over.
+    pub(super) fn is_rebalancing(&self, application: &Uid) -> bool {
+        let asked = || {
+            let known = self.index.applications.get(application)?;
+            Some(*requested(&known.view)? != self.index.placement(application)?.rebalanced)
+        };
+        self.rounds.open.contains(application) || asked().unwrap_or(false)
+    }
+
+    /// Whether nothing moves, and no pod is left of what has moved: until then its room is not seen, and the cluster that
+    /// it left looks fuller than it is.
+    fn has_come_to_rest(&self, placement: &Placement) -> bool {
+        let rests = |row: &Row| {
+            let report = self.index.report(&placement.application_uid, &row.cluster);
+            let report = report.filter(|report| report.generation == row.generation);
+            row.components.iter().all(|(name, share)| {
+                let line = report.and_then(|report| report.components.iter().find(|line| line.name == *name));
+                let has_left = |line: &ComponentReport| match (line.replicas, share.replicas) {
+                    (Some(count), Some(decided)) => line.scaled || count.bound <= decided,
+                    _ => true,
+                };
+                line.is_some_and(has_left)
+            })
+        };
+        let is_silent = |row: &&Row| self.fleet.get(&row.cluster).is_none_or(|cluster| cluster.silent);
+        let mut heard = placement.rows.iter().filter(|row| !is_silent(row));
+        placement.moves.is_empty() && heard.all(rests)
     }
 
     /// The request that this decision ends; else the one that was ended before. Of one that is placed for the first time
@@ -80,14 +109,7 @@ impl Controller {
         }
         let request = requested(&stored.view);
         let ended = request.filter(|_| previous.is_none() || asked == Rebalance::Asked && is_over);
-        let ended =
-            ended.cloned().unwrap_or_else(|| previous.map(|known| known.rebalanced.clone()).unwrap_or_default());
-        // What was on its way has come: the next may go.
-        let goes_on = request.is_some_and(|request| *request != ended) || self.rounds.open.contains(uid);
-        if goes_on && solution.moves.is_empty() {
-            self.mark(uid, now.monotonic_ms, true);
-        }
-        ended
+        ended.cloned().unwrap_or_else(|| previous.map(|known| known.rebalanced.clone()).unwrap_or_default())
     }
 }
 

@@ -112,7 +112,7 @@ impl Case {
             is_gone: &|cluster| has(&self.gone, cluster),
             asks_anew: &|_| self.anew,
         };
-        let anchored = anchored(&handover);
+        let anchored = anchored(handover.previous, handover.mode, handover.is_draining);
         let mut solution = Solution::default();
         for (component, shares) in wanted {
             for (cluster, replicas) in *shares {

@@ -6,7 +6,7 @@ use super::world::World;
 use crate::{
     flow::schedule::{account::Account, drill::Drill},
     hub::desk::Unanswered,
-    kinds::APPLICATION,
+    kinds::{APPLICATION, CLUSTER, application::REBALANCE_ANNOTATION},
     model::{ObjectName, application::ClusterSet},
     wire::{Asked, Question},
 };
@@ -76,6 +76,41 @@ fn what_is_settled_says_so_and_what_is_not_known_is_refused() {
     let later = Question { least: u64::MAX, asked: Asked::Explain(ObjectName::new("default", "one")) };
     let now = world.now();
     assert_eq!(world.controller.inquire(now, &later).err(), Some(Unanswered::Behind), "never an older answer");
+}
+
+#[test]
+fn what_is_on_its_way_counts_where_it_goes() {
+    let mut world = World::with(&[("eu", 10), ("us", 20)]);
+    let one = world.apply("one", 6, divided());
+    world.settle();
+    world.agent("us").unready = true;
+    world.edit(&CLUSTER, "", "eu", |object| object["spec"]["drain"] = json!(true));
+    world.settle();
+    assert_eq!(world.shares(&one), [("eu".to_owned(), 2), ("us".to_owned(), 6)].into(), "both ends of the move");
+    let told = explain(&mut world, "one");
+    assert_eq!((told.settled, told.components[0].sum.as_deref()), (true, Some("6 = 6")), "{told:?}");
+    let lose = ClusterSet { clusters: vec!["us".into()], cluster_selector: None };
+    let told = ask(&mut world, Asked::Drill(vec![lose])).expect("an answer");
+    assert_eq!((&told["total"]["lost"], &told["total"]["unplaced"]), (&json!(6), &json!(6)));
+}
+
+#[test]
+fn a_rebalance_is_foreseen_as_it_comes() {
+    let mut world = World::with(&[("eu", 20)]);
+    let one = world.apply("one", 9, divided());
+    world.settle();
+    world.join("us", 20);
+    world.settle();
+    let foreseen = ask(&mut world, Asked::Rebalance(ObjectName::new("default", "one"))).expect("an answer");
+    let foreseen: Account = serde_json::from_value(foreseen).expect("an account");
+    assert_eq!((foreseen.components[0].sum.as_deref(), foreseen.components[0].moves), (Some("9 = 5 + 4"), 4));
+    assert!(explain(&mut world, "one").settled, "nobody asked for it");
+    world.edit(&APPLICATION, "default", "one", |object| {
+        object["metadata"]["annotations"][REBALANCE_ANNOTATION] = json!("now");
+    });
+    world.settle();
+    let found: Vec<u32> = world.shares(&one).into_values().collect();
+    assert_eq!(found, [5, 4]);
 }
 
 #[test]

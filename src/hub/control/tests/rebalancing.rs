@@ -51,7 +51,7 @@ fn a_request_is_carried_out_once_a_few_at_a_time() {
     assert_eq!(world.app("web")["status"]["placement"]["moves"][0]["replicas"], 2);
     assert_eq!(ended(&world), Value::Null);
     world.agent("ap").unready = false;
-    world.settle();
+    world.pass(20_000);
     assert_eq!(shares(&world, &web), [("ap", 3), ("eu", 3), ("us", 3)]);
     assert_eq!(ended(&world), "first");
     assert!(
@@ -80,7 +80,7 @@ fn a_new_leader_goes_on_with_a_request() {
     world.settle();
     assert_eq!(shares(&world, &web), [("ap", 1), ("eu", 5), ("us", 4)]);
     world.agent("ap").unready = false;
-    world.settle();
+    world.pass(20_000);
     assert_eq!((shares(&world, &web), ended(&world)), (vec![("ap", 3), ("eu", 3), ("us", 3)], json!("first")));
     world.restart();
     world.pass(60_000);
@@ -149,4 +149,23 @@ fn a_cordoned_cluster_is_neither_left_nor_entered() {
     ask(&mut world, "second");
     world.settle();
     assert_eq!(shares(&world, &web), [("ap", 2), ("eu", 5), ("us", 2)]);
+}
+
+#[test]
+fn the_next_go_when_nothing_is_left_of_those_before() {
+    let (mut world, web) = beside_a_new_cluster(json!({}));
+    ask(&mut world, "first");
+    world.pass(20_000);
+    // Each cluster is as full as it looks: none gave more than its part.
+    assert_eq!(shares(&world, &web), [("ap", 3), ("eu", 3), ("us", 3)]);
+    let falls: Vec<String> = world.events().into_iter().filter(|event| event.contains("Rebalancing")).collect();
+    assert_eq!(falls.len(), 2, "{falls:?}");
+    // One that nobody hears is not waited for, and keeps what it has.
+    world.agent("eu").up = false;
+    world.join("sa", 60);
+    world.pass(60_000);
+    ask(&mut world, "second");
+    world.pass(60_000);
+    assert_eq!((world.shares(&web).get("eu"), ended(&world)), (Some(&3), json!("second")));
+    assert!(world.shares(&web).get("sa") > Some(&1), "{:?}", world.shares(&web));
 }
