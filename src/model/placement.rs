@@ -46,7 +46,7 @@ pub struct Move {
     /// Of what stays there: why it is less. It is the share's reason once this is done.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Because `from` is being drained: it ends when the drain does.
+    /// Because `from` is being drained, or is tainted so: it ends when that does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::model::{
     Cluster, Demand, Timestamp, Uid,
-    cluster::{ClusterTaint, PROVIDER_LABEL, Property, REGION_LABEL, ZONE_LABEL},
+    cluster::{ClusterTaint, PROVIDER_LABEL, Property, REGION_LABEL, TaintEffect, ZONE_LABEL},
 };
 
 /// A cluster as placement sees it.
@@ -356,6 +356,11 @@ pub fn label_of(by: &str) -> &str {
 }
 
 impl Candidate {
+    /// Whether what runs there is to leave for now: it is drained, or tainted so.
+    pub fn is_to_be_left(&self) -> bool {
+        self.draining || self.taints.iter().any(|taint| taint.effect == TaintEffect::NoExecute)
+    }
+
     /// What the object says; silence and room are heard, not stored.
     pub fn of(cluster: &Cluster) -> Self {
         Self {

@@ -15,7 +15,7 @@
 //! move: they go at once. Where an edit changes what a replica asks for, its old part goes at once too: its room is what
 //! the edit was fitted into. A cluster that a person deletes waits for nobody.
 //!
-//! A drain that is undone turns its moves round: the new part goes as soon as the old one, which never left, is seen
+//! A drain, or a `NoExecute` taint, that is undone turns its moves round: the new part goes as soon as the old one, which never left, is seen
 //! healthy.
 
 use std::{
@@ -38,6 +38,7 @@ pub struct Handover<'a> {
     /// Component → [`super::mode_of`].
     pub mode: &'a dyn Fn(&str) -> &'static str,
     pub is_heard: &'a dyn Fn(&Uid) -> bool,
+    /// Clusters that everything is to leave for now ([`super::Candidate::is_to_be_left`]).
     pub is_draining: &'a dyn Fn(&Uid) -> bool,
     /// Clusters that are deleted: nothing there is waited for.
     pub is_gone: &'a dyn Fn(&Uid) -> bool,

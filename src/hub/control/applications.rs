@@ -229,7 +229,7 @@ impl Controller {
         self.fleet.get(cluster).is_some_and(|candidate| !candidate.deleting)
     }
 
-    pub(super) fn is_draining(&self, cluster: &Uid) -> bool {
+    fn is_draining(&self, cluster: &Uid) -> bool {
         self.fleet.get(cluster).is_some_and(|candidate| candidate.draining)
     }
 

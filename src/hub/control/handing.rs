@@ -27,7 +27,7 @@ pub fn decided(
         clusters.filter(|cluster| holds(fleet.get(cluster))).cloned().collect()
     };
     let heard = clusters(|known| known.is_some_and(|known| !known.silent));
-    let draining = clusters(|known| known.is_some_and(|known| known.draining));
+    let draining = clusters(|known| known.is_some_and(Candidate::is_to_be_left));
     let gone = clusters(|known| known.is_none_or(|known| known.deleting));
     let handover = Handover {
         previous,

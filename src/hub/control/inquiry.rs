@@ -14,7 +14,7 @@ use crate::{
     flow::{
         render::render,
         schedule::{
-            Bound, Fleet, Neighbours, Problem, Profiles, Rebalance, Running,
+            Bound, Candidate, Fleet, Neighbours, Problem, Profiles, Rebalance, Running,
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
@@ -115,7 +115,8 @@ impl Controller {
     fn arrived(&self, uid: &Uid, policies: &[Policy]) -> Option<Arc<Placement>> {
         let placement = self.placement(uid)?;
         let mode = |component: &str| mode_of(policies, component);
-        match handover::anchored(&placement, &mode, &|cluster| self.is_draining(cluster)) {
+        let is_to_be_left = |cluster: &Uid| self.fleet.get(cluster).is_some_and(Candidate::is_to_be_left);
+        match handover::anchored(&placement, &mode, &is_to_be_left) {
             Cow::Borrowed(_) => Some(placement),
             Cow::Owned(anchored) => Some(Arc::new(anchored)),
         }

@@ -185,6 +185,19 @@ fn a_taint_that_moves_waits_for_healthy_replacements_too() {
 }
 
 #[test]
+fn a_taint_that_is_taken_away_half_way_turns_its_moves_round() {
+    let (mut world, web) = beside_a_place_that_is_not_ready();
+    let taint = |world: &mut World, taints: Value| {
+        world.edit(&CLUSTER, "", "eu", |object| object["spec"]["taints"] = taints);
+        world.settle();
+    };
+    taint(&mut world, json!([{"key": "maintenance", "effect": "NoExecute"}]));
+    assert_eq!(world.shares(&web), shares(&[("eu", 4), ("us", 4)]));
+    taint(&mut world, json!([]));
+    assert_eq!(world.shares(&web), shares(&[("eu", 4)]));
+}
+
+#[test]
 fn a_place_that_is_drained_itself_hands_what_was_coming_to_another() {
     let (mut world, web) = beside_a_place_that_is_not_ready();
     drain(&mut world, "eu", true);
