@@ -236,8 +236,9 @@ impl Balance<'_> {
             {
                 continue;
             }
-            let to = takers.into_iter().find_map(|to| Some((to, share.min(self.free(to)).min(most))));
-            if let Some((to, replicas)) = to.filter(|&(to, replicas)| self.holds(from, to, replicas)) {
+            let Some(to) = takers.into_iter().next() else { continue };
+            let replicas = share.min(self.free(to)).min(most);
+            if self.holds(from, to, replicas) {
                 return Some(Shift { gain: 100 * SCALE / i128::from(share), from, to, replicas });
             }
         }

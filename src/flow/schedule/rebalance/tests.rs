@@ -34,7 +34,8 @@ fn after(task: &Task<'_>, cost: u32, most: u32) -> Vec<u32> {
 #[test]
 fn replicas_go_to_where_their_parts_are() {
     use Division::{Aggregated, FreeCapacity, Weighted};
-    let cases: [(&str, Division, Vec<Slot>, u32, Vec<u32>); 10] = [
+    type Example = (&'static str, Division, Vec<Slot>, u32, Vec<u32>);
+    let cases: [Example; 10] = [
         ("a cluster that is new", FreeCapacity, slots(&[(5, 10), (4, 11), (0, 15)]), 10, vec![3, 3, 3]),
         ("parts follow the room", FreeCapacity, slots(&[(9, 11), (0, 10)]), 10, vec![6, 3]),
         ("what is nearly right stays", FreeCapacity, slots(&[(105, 100), (95, 110)]), 10, vec![105, 95]),
