@@ -53,15 +53,31 @@ pub struct ComponentReport {
     /// was decided.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scaled: bool,
+    /// Of what it sums up, each object that runs pods, where it has more objects than one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<WorkloadReport>,
 }
 
-impl ComponentReport {
-    /// How many replicas of `demand` the sketch that was sent before this report certainly counts already.
-    pub fn seen(&self, demand: &Demand) -> u32 {
-        let bound = self.replicas.map_or(0, |replicas| replicas.bound);
-        match self.held.fits(&demand.requests) {
-            Some(fits) if !self.held.0.is_empty() => bound.min(u32::try_from(fits).unwrap_or(u32::MAX)),
-            _ => bound,
+/// The pods of one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadReport {
+    pub object: ObjectRef,
+    pub replicas: ReplicaCount,
+    /// As of [`ComponentReport`].
+    #[serde(default)]
+    pub held: Resources,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scaled: bool,
+}
+
+impl ReplicaCount {
+    /// How many replicas of `demand` the sketch that was sent before this report certainly counts already, of bound pods
+    /// that hold so much.
+    pub fn seen(&self, held: &Resources, demand: &Demand) -> u32 {
+        match held.fits(&demand.requests) {
+            Some(fits) if !held.0.is_empty() => self.bound.min(u32::try_from(fits).unwrap_or(u32::MAX)),
+            _ => self.bound,
         }
     }
 }

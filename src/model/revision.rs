@@ -40,6 +40,9 @@ pub struct RenderedComponent {
     /// Where the workload's replicas stand; absent where it has none (a Job, a ConfigMap).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<ReplicasAt>,
+    /// What its other objects run beside that, in every cluster that has the component.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Beside>,
     /// Other components of the Application whose ConfigMaps, Secrets, ServiceAccounts or claims its pods name; in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
@@ -63,6 +66,37 @@ pub struct ReplicasAt {
     pub count: u32,
 }
 
+/// Pods of an object of a component, beside those of its workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Beside {
+    /// Index into `manifests`.
+    pub manifest: usize,
+    pub demand: Demand,
+    pub count: u32,
+    /// They come to an end: there are as many still as the member says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
+}
+
+impl RenderedComponent {
+    /// Index into `manifests` of the workload: what has the replicas, or the first that runs pods and has none.
+    pub fn workload(&self) -> Option<usize> {
+        let ends = |manifest: &RenderedManifest| {
+            let gvk = &manifest.object.gvk;
+            matches!((gvk.group.as_str(), gvk.kind.as_str()), ("", "Pod") | ("batch", "Job"))
+        };
+        let with_replicas = self.replicas.as_ref().map(|replicas| replicas.manifest);
+        with_replicas.or_else(|| self.manifests.iter().position(ends))
+    }
+
+    /// All pods that a cluster runs with so many replicas of the workload; one, where it has no replicas to count.
+    pub fn pods(&self, replicas: Option<u32>) -> impl Iterator<Item = (&Demand, u32)> {
+        let workload = self.demand.iter().map(move |demand| (demand, replicas.unwrap_or(1)));
+        workload.chain(self.beside.iter().map(|beside| (&beside.demand, beside.count)))
+    }
+}
+
 /// What rendering yields before anything is stored: manifests as values.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rendered {
@@ -72,8 +106,8 @@ pub struct Rendered {
 /// What placement needs to know of it; the objects themselves it never looks at.
 impl From<RenderedObjects> for RenderedComponent {
     fn from(rendered: RenderedObjects) -> Self {
-        let RenderedObjects { name, type_, objects: _, demand, replicas, references } = rendered;
-        Self { name, type_, manifests: Vec::new(), demand, replicas, references }
+        let RenderedObjects { name, type_, objects: _, demand, replicas, beside, references } = rendered;
+        Self { name, type_, manifests: Vec::new(), demand, replicas, beside, references }
     }
 }
 
@@ -85,6 +119,7 @@ pub struct RenderedObjects {
     pub objects: Vec<Value>,
     pub demand: Option<Demand>,
     pub replicas: Option<ReplicasAt>,
+    pub beside: Vec<Beside>,
     /// As of [`RenderedComponent`].
     pub references: Vec<String>,
 }

@@ -14,7 +14,7 @@ use crate::model::{
     demand::Taint,
     placement::Patch,
     protocol::{Hello, LedgerLine, Refuse, ResumeToken, ToAgent, ToHub, Welcome},
-    report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount},
+    report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount, WorkloadReport},
     sketch::{NamespaceRules, NodeKind, SHAPES_MAX, Shape},
     work::{Manifest, Removal, RemovalReason},
 };
@@ -140,8 +140,11 @@ fn object_report() -> impl Strategy<Value = ObjectReport> {
 fn report() -> impl Strategy<Value = Report> {
     let replicas =
         any::<[u32; 4]>().prop_map(|[desired, ready, updated, bound]| ReplicaCount { desired, ready, updated, bound });
-    let component = (name(), any::<bool>(), text(), option::of(replicas), resources()).prop_map(
-        |(name, healthy, message, replicas, held)| ComponentReport {
+    let workload = (object_ref(), replicas.clone(), resources(), any::<bool>())
+        .prop_map(|(object, replicas, held, scaled)| WorkloadReport { object, replicas, held, scaled });
+    let component = (name(), any::<bool>(), text(), option::of(replicas), resources(), vec(workload, 0..3)).prop_map(
+        |(name, healthy, message, replicas, held, workloads)| ComponentReport {
+            workloads,
             name,
             healthy,
             message,

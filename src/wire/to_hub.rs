@@ -9,7 +9,7 @@ use crate::model::{
     Report,
     cluster::Facts,
     protocol::{Hello, LedgerLine, ResumeToken, ToHub},
-    report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount},
+    report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount, WorkloadReport},
 };
 
 impl From<&ToHub> for proto::ToHub {
@@ -195,19 +195,20 @@ impl TryFrom<proto::Report> for Report {
 
 impl From<&ComponentReport> for proto::ComponentReport {
     fn from(component: &ComponentReport) -> Self {
-        let replicas = |count: ReplicaCount| proto::ReplicaCount {
-            desired: count.desired,
-            ready: count.ready,
-            updated: count.updated,
-            bound: count.bound,
+        let workload = |workload: &WorkloadReport| proto::WorkloadReport {
+            object: Some((&workload.object).into()),
+            replicas: Some(workload.replicas.into()),
+            held: workload.held.0.clone().into_iter().collect(),
+            scaled: workload.scaled,
         };
         Self {
             name: component.name.clone(),
             healthy: component.healthy,
             message: component.message.clone(),
-            replicas: component.replicas.map(replicas),
+            replicas: component.replicas.map(Into::into),
             held: component.held.0.clone().into_iter().collect(),
             scaled: component.scaled,
+            workloads: component.workloads.iter().map(workload).collect(),
         }
     }
 }
@@ -216,20 +217,36 @@ impl TryFrom<proto::ComponentReport> for ComponentReport {
     type Error = Invalid;
 
     fn try_from(component: proto::ComponentReport) -> Result<Self, Invalid> {
-        let replicas = |count: proto::ReplicaCount| ReplicaCount {
-            desired: count.desired,
-            ready: count.ready,
-            updated: count.updated,
-            bound: count.bound,
+        let workload = |workload: proto::WorkloadReport| {
+            Ok(WorkloadReport {
+                object: object_ref(workload.object)?,
+                replicas: workload.replicas.unwrap_or_default().into(),
+                held: resources(workload.held)?,
+                scaled: workload.scaled,
+            })
         };
         Ok(Self {
             name: word("component name", component.name)?,
             healthy: component.healthy,
             message: message("component message", component.message)?,
-            replicas: component.replicas.map(replicas),
+            replicas: component.replicas.map(Into::into),
             held: resources(component.held)?,
             scaled: component.scaled,
+            workloads: list("workloads", limits::MANIFESTS_MAX, component.workloads, workload)?,
         })
+    }
+}
+
+impl From<ReplicaCount> for proto::ReplicaCount {
+    fn from(ReplicaCount { desired, ready, updated, bound }: ReplicaCount) -> Self {
+        Self { desired, ready, updated, bound }
+    }
+}
+
+impl From<proto::ReplicaCount> for ReplicaCount {
+    fn from(count: proto::ReplicaCount) -> Self {
+        let proto::ReplicaCount { desired, ready, updated, bound } = count;
+        Self { desired, ready, updated, bound }
     }
 }
 

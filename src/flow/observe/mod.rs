@@ -6,7 +6,7 @@
 use crate::model::{
     ObjectRef, Report, Resources, Uid, Work,
     quantity::PODS,
-    report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount},
+    report::{ComponentReport, Health, ObjectReport, ObjectState, Refused, ReplicaCount, WorkloadReport},
 };
 
 pub mod facts;
@@ -100,14 +100,29 @@ fn object(standing: &Standing<'_>) -> ObjectReport {
 }
 
 fn component(name: &str, standings: &[&Standing<'_>]) -> ComponentReport {
-    let replicas = standings.iter().filter_map(|standing| {
-        let replicas = standing.observed?.replicas?;
-        Some(ReplicaCount { bound: standing.pods.bound, ..replicas })
-    });
+    let workload = |standing: &&Standing<'_>| {
+        let mut held = standing.pods.held.clone();
+        if standing.pods.bound > 0 {
+            held.add(&Resources::of([(PODS, 1)]), standing.pods.bound.into());
+        }
+        Some(WorkloadReport {
+            object: standing.object.clone(),
+            replicas: ReplicaCount { bound: standing.pods.bound, ..standing.observed?.replicas? },
+            held,
+            scaled: standing.pods.scaled,
+        })
+    };
+    let mut workloads: Vec<WorkloadReport> = standings.iter().filter_map(workload).collect();
     let mut held = Resources::default();
-    for pods in standings.iter().map(|standing| &standing.pods).filter(|pods| pods.bound > 0) {
-        held.add(&pods.held, 1);
-        held.add(&Resources::of([(PODS, 1)]), pods.bound.into());
+    workloads.iter().for_each(|workload| held.add(&workload.held, 1));
+    let replicas = workloads.iter().map(|workload| workload.replicas).reduce(|sum, next| ReplicaCount {
+        desired: sum.desired.saturating_add(next.desired),
+        ready: sum.ready.saturating_add(next.ready),
+        updated: sum.updated.saturating_add(next.updated),
+        bound: sum.bound.saturating_add(next.bound),
+    });
+    if standings.len() == 1 {
+        workloads.clear();
     }
     let healthy = standings.iter().all(|standing| {
         standing.state == ObjectState::Applied
@@ -127,13 +142,9 @@ fn component(name: &str, standings: &[&Standing<'_>]) -> ComponentReport {
         name: name.to_owned(),
         healthy,
         message,
-        replicas: replicas.reduce(|sum, next| ReplicaCount {
-            desired: sum.desired.saturating_add(next.desired),
-            ready: sum.ready.saturating_add(next.ready),
-            updated: sum.updated.saturating_add(next.updated),
-            bound: sum.bound.saturating_add(next.bound),
-        }),
+        replicas,
         held,
+        workloads,
         scaled: standings.iter().any(|standing| standing.pods.scaled),
     }
 }
@@ -263,6 +274,9 @@ mod tests {
         let expected = ReplicaCount { desired: 6, ready: 6, updated: 6, bound: 4 };
         assert_eq!(report.components.iter().map(|found| found.replicas).collect::<Vec<_>>(), [Some(expected)]);
         assert_eq!(report.components[0].held, Resources::of([("cpu", 600), ("pods", 4)]));
+        let told: Vec<_> =
+            report.components[0].workloads.iter().map(|told| (&told.object, told.replicas.bound)).collect();
+        assert_eq!(told, [(&a, 2), (&b, 2)], "each of them");
         assert!(report.applied);
     }
 

@@ -7,8 +7,11 @@
 use serde_json::Value;
 
 use crate::model::{
-    Demand, FieldError, GroupVersionKind, Resources, demand::Toleration, object::FieldErrorKind, quantity::Quantity,
-    revision::ReplicasAt,
+    Demand, FieldError, GroupVersionKind, Resources,
+    demand::Toleration,
+    object::FieldErrorKind,
+    quantity::Quantity,
+    revision::{Beside, ReplicasAt},
 };
 
 use super::{Draft, properties::Faults};
@@ -22,26 +25,46 @@ const FILLED_IN: [&str; 3] = ["cpu", "ephemeral-storage", "memory"];
 /// Prefix of their name for a limit.
 const LIMITS: &str = "limits.";
 
-/// Of the first object that has replicas; else of the first that runs a pod at all. A DaemonSet and a CronJob run pods
-/// that nobody can count ahead: their quantities are checked, and that is all.
+/// What the objects of a component ask for.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Of the first object that has replicas; else of the first that runs a pod at all.
+    pub demand: Option<Demand>,
+    pub replicas: Option<ReplicasAt>,
+    /// Of the others.
+    pub beside: Vec<Beside>,
+}
+
+/// A DaemonSet and a CronJob run pods that nobody can count ahead: their quantities are checked, and that is all.
 /// `namespace` is where objects run that name none.
-pub fn of(drafts: &[Draft], namespace: &str, component: &str, faults: &Faults) -> (Option<Demand>, Option<ReplicasAt>) {
-    let (mut replicated, mut single) = (None, None);
+pub fn of(drafts: &[Draft], namespace: &str, component: &str, faults: &Faults) -> Found {
+    let mut found = Found::default();
     for (index, draft) in drafts.iter().enumerate() {
         let path = draft.path.as_deref().unwrap_or(component);
         let Some(pods) = Pods::of(&draft.object) else { continue };
         let demand = Reader { object: &draft.object, path, faults }.demand(&pods, namespace);
-        match pods.counted {
-            Counted::ByReplicas if replicated.is_none() => {
-                let count = replicas(&draft.object, path, faults);
-                let replicas = ReplicasAt { manifest: index, pointer: REPLICAS.to_owned(), count };
-                replicated = Some((Some(demand), Some(replicas)));
-            }
-            Counted::AsOne if single.is_none() => single = Some((Some(demand), None)),
-            _ => {}
+        let (count, ends) = match pods.counted {
+            Counted::ByReplicas => (replicas(&draft.object, path, faults), false),
+            Counted::UntilDone => (at_once(&draft.object), true),
+            Counted::NotAhead => continue,
+        };
+        if !ends && found.replicas.is_none() {
+            found.replicas = Some(ReplicasAt { manifest: index, pointer: REPLICAS.to_owned(), count });
         }
+        found.beside.push(Beside { manifest: index, demand, count, ends });
     }
-    replicated.or(single).unwrap_or_default()
+    let workload = found.replicas.as_ref().map_or(0, |at| at.manifest);
+    let first = found.beside.iter().position(|known| known.manifest >= workload);
+    found.demand = first.map(|first| found.beside.remove(first).demand);
+    found
+}
+
+/// How many pods a Job runs at once; a Pod is one.
+fn at_once(object: &Value) -> u32 {
+    let number =
+        |field: &str| object.pointer(field).and_then(Value::as_u64).map_or(1, |number| number.min(i32::MAX as u64));
+    let (parallel, all) = (number("/spec/parallelism"), object.pointer("/spec/completions").and_then(Value::as_u64));
+    u32::try_from(all.map_or(parallel, |all| parallel.min(all))).unwrap_or(u32::MAX)
 }
 
 pub fn has_replicas(object: &Value) -> bool {
@@ -55,7 +78,7 @@ pub fn pod_spec(object: &Value) -> Option<&Value> {
 
 enum Counted {
     ByReplicas,
-    AsOne,
+    UntilDone,
     NotAhead,
 }
 
@@ -69,11 +92,11 @@ impl Pods {
     fn of(object: &Value) -> Option<Self> {
         let gvk = GroupVersionKind::of(object)?;
         let (pointer, counted) = match (gvk.group.as_str(), gvk.kind.as_str()) {
-            ("", "Pod") => ("/spec", Counted::AsOne),
+            ("", "Pod") => ("/spec", Counted::UntilDone),
             ("apps", "Deployment" | "StatefulSet" | "ReplicaSet") | ("", "ReplicationController") => {
                 ("/spec/template/spec", Counted::ByReplicas)
             }
-            ("batch", "Job") => ("/spec/template/spec", Counted::AsOne),
+            ("batch", "Job") => ("/spec/template/spec", Counted::UntilDone),
             ("apps", "DaemonSet") => ("/spec/template/spec", Counted::NotAhead),
             ("batch", "CronJob") => ("/spec/jobTemplate/spec/template/spec", Counted::NotAhead),
             _ if has_template_and_replicas(object) => ("/spec/template/spec", Counted::ByReplicas),
@@ -266,9 +289,13 @@ mod tests {
         selector::Operator,
     };
 
-    type Found = (Option<Demand>, Option<ReplicasAt>);
+    type Workload = (Option<Demand>, Option<ReplicasAt>);
 
-    fn found(objects: &[Value]) -> Result<Found, Vec<String>> {
+    fn found(objects: &[Value]) -> Result<Workload, Vec<String>> {
+        all(objects).map(|found| (found.demand, found.replicas))
+    }
+
+    fn all(objects: &[Value]) -> Result<Found, Vec<String>> {
         let draft = |(index, object): (usize, &Value)| Draft {
             key: String::new(),
             path: Some(format!("objects[{index}]")),
@@ -434,6 +461,36 @@ mod tests {
         let (demand, replicas) = found(&objects).unwrap();
         assert_eq!(demand.unwrap().requests, Resources::of([(CPU, 200)]));
         assert_eq!(replicas.unwrap().manifest, 2);
+    }
+
+    #[test]
+    fn every_object_that_runs_pods_is_counted() {
+        let pods = |amount: &str| json!({"spec": {"containers": [cpu(amount)]}});
+        let deployment = |amount: &str, replicas: u32| {
+            workload("apps/v1", "Deployment", json!({"replicas": replicas, "template": pods(amount)}))
+        };
+        let job = |bounds: Value| {
+            let mut spec = bounds;
+            spec["template"] = pods("300m");
+            workload("batch/v1", "Job", spec)
+        };
+        let daemon = workload("apps/v1", "DaemonSet", json!({"template": pods("1")}));
+        let beside = |objects: &[Value]| {
+            let found = all(objects).unwrap();
+            let told = found
+                .beside
+                .iter()
+                .map(|known| (known.manifest, known.demand.requests.get(CPU), known.count, known.ends));
+            (found.demand.unwrap().requests.get(CPU), told.collect::<Vec<_>>())
+        };
+        let objects = [job(json!({})), deployment("100m", 2), daemon, deployment("200m", 5)];
+        assert_eq!(
+            beside(&objects),
+            (100, vec![(0, 300, 1, true), (3, 200, 5, false)]),
+            "the first with replicas leads"
+        );
+        let jobs = [job(json!({})), job(json!({"parallelism": 4, "completions": 3})), job(json!({"parallelism": 2}))];
+        assert_eq!(beside(&jobs), (300, vec![(1, 300, 3, true), (2, 300, 2, true)]));
     }
 
     #[test]

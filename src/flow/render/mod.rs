@@ -103,10 +103,11 @@ fn render_component(context: &Context<'_>, path: &str, faults: &Faults) -> Rende
         let workload = drafts.first_mut().map_or(&mut stand_in, |draft| &mut draft.object);
         apply_trait(trait_, workload, &format!("{path}.traits[{index}]"), faults);
     }
-    let (demand, replicas) = demand::of(&drafts, &context.application.metadata.namespace, path, faults);
+    let demand::Found { demand, replicas, beside } =
+        demand::of(&drafts, &context.application.metadata.namespace, path, faults);
     let objects = drafts.into_iter().map(|draft| metadata::complete(context, draft)).collect();
     let (name, type_) = (component.name.clone(), component.type_.clone());
-    RenderedObjects { name, type_, objects, demand, replicas, references: Vec::new() }
+    RenderedObjects { name, type_, objects, demand, replicas, beside, references: Vec::new() }
 }
 
 fn apply_trait(trait_: &Trait, workload: &mut Value, path: &str, faults: &Faults) {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Problem, Solution,
+    explain::misfit,
     filter::{Chosen, Draining, Filter, Membership, View},
     fleet::{Fleet, Id},
     policies::Policies,
@@ -173,6 +174,17 @@ impl Place<'_> {
                 (_, None, _) => None,
                 (_, Some(_), _) if overcommit => None,
                 (_, Some(_), None) => Some(Why::NoSketch),
+                (_, Some(_), Some(room)) if had.is_none() && !component.beside.is_empty() => {
+                    let pods =
+                        component.pods(Some(new)).map(|(demand, count)| (component.name.as_str(), demand, count));
+                    match misfit(pods, room) {
+                        Ok(left) => {
+                            *room = left;
+                            None
+                        }
+                        Err((_, why)) => Some(why),
+                    }
+                }
                 (_, Some(demand), Some(room)) => {
                     let fits = room.for_more(demand, stays);
                     let why = Why::NoRoom { room: fits, wanted: new, scarce: room.scarce(demand) };

@@ -10,11 +10,11 @@
 //! Where a replica asks for something else than before, all of them are the difference: each cluster is looked at as if
 //! what runs there were gone. What fits stays, the rest moves, and where not all fit the edit is outgrown.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    Placing,
-    explain::{No, Shortage},
+    Placing, Room,
+    explain::{No, Shortage, misfit},
     fleet::{Domains, Id},
     integer::{self, Answer, Count, Slot, Task, Verdict},
     policies::Group,
@@ -28,7 +28,7 @@ use crate::model::{
     Demand,
     application::{Division, PlacementPolicy, SpreadConstraint},
     placement::Why,
-    revision::RenderedComponent,
+    revision::{Beside, RenderedComponent},
 };
 
 /// What the policy asks of a component's division.
@@ -93,10 +93,12 @@ impl<'a> Solver<'a> {
         // Those that hold something are looked at one by one, of the others those that matter.
         let mut parts: BTreeMap<Id, Part> = BTreeMap::new();
         for (id, had) in self.counts(component) {
-            parts.insert(id, self.part(id, had, &demand, before, placing, capacities[id as usize]));
+            parts.insert(id, self.part(id, had, (component, &demand), before, placing, capacities[id as usize]));
         }
-        for id in self.taken_from().chain(placing.laid_over()) {
-            let part = || self.part(id, 0, &demand, None, placing, capacities[id as usize]);
+        // What runs beside it, each in a cluster of its own, no column tells of.
+        let open = self.open(placing).filter(|_| !component.beside.is_empty());
+        for id in self.taken_from().chain(placing.laid_over()).chain(open) {
+            let part = || self.part(id, 0, (component, &demand), None, placing, capacities[id as usize]);
             parts.entry(id).or_insert_with(part);
         }
         let looked_at: Vec<Id> = parts.keys().copied().collect();
@@ -168,7 +170,7 @@ impl<'a> Solver<'a> {
             if present {
                 self.give(slot.id, component, Some(share), || figures.reason(slot, share));
             }
-            self.settle_room(slot, share, &demand, before);
+            self.settle_room(slot, share, (component, &demand), before);
             if present {
                 continue;
             }
@@ -212,7 +214,7 @@ impl<'a> Solver<'a> {
         &self,
         id: Id,
         had: u32,
-        demand: &Demand,
+        (component, demand): (&RenderedComponent, &Demand),
         before: Option<&Demand>,
         placing: &Placing,
         capacity: u32,
@@ -220,8 +222,8 @@ impl<'a> Solver<'a> {
         let standing = placing.of(id).clone();
         let is_open = standing == Standing::Open;
         // The column is for clusters from which nothing was taken and where none of its kind run.
-        let capacity = match had > 0 || self.is_taken_from(id) {
-            true => self.room(id).map_or(0, |room| room.for_more(demand, had)),
+        let capacity = match had > 0 || self.is_taken_from(id) || !component.beside.is_empty() {
+            true => self.room_beside(id, component).map_or(0, |room| room.for_more(demand, had)),
             false => capacity,
         };
         let (mut stays, mut bound) = (had, u32::MAX);
@@ -234,13 +236,15 @@ impl<'a> Solver<'a> {
                 }
             }
             Some(before) => {
-                let emptied = self.room(id).cloned().map(|mut room| {
+                let emptied = self.room_beside(id, component).map(|room| {
+                    let mut room = room.into_owned();
                     room.give_back(before, had);
                     room
                 });
                 let fits = emptied.map_or(0, |room| room.for_demand(demand));
                 // What shrinks fits where it is, whatever is known of the rest.
-                bound = if is_within(demand, before) { fits.max(had) } else { fits };
+                let alike = self.beside_before(component).is_none_or(|runs| runs == component.beside);
+                bound = if alike && is_within(demand, before) { fits.max(had) } else { fits };
                 stays = if is_open { had.min(bound) } else { had };
                 if is_open { bound - stays } else { 0 }
             }
@@ -268,13 +272,37 @@ impl<'a> Solver<'a> {
         Part { slot, standing, bound, why: None }
     }
 
+    /// What is left for the replicas of a component beside its other pods, which come with the first of them. `None` where
+    /// those have no room.
+    fn room_beside(&self, id: Id, component: &RenderedComponent) -> Option<Cow<'_, Room>> {
+        let room = self.room(id)?;
+        let runs: &[Beside] = match self.has(component, id) {
+            Some(_) => self.beside_before(component).unwrap_or(&component.beside),
+            None => &[],
+        };
+        if runs == component.beside {
+            return Some(Cow::Borrowed(room));
+        }
+        let mut emptied = room.clone();
+        runs.iter().for_each(|beside| emptied.give_back(&beside.demand, beside.count));
+        let pods = component.beside.iter().map(|beside| (component.name.as_str(), &beside.demand, beside.count));
+        misfit(pods, &emptied).ok().map(Cow::Owned)
+    }
+
     /// Takes what is new off the rooms of this decision.
-    fn settle_room(&mut self, slot: &Slot, share: u32, demand: &Demand, before: Option<&Demand>) {
+    fn settle_room(
+        &mut self,
+        slot: &Slot,
+        share: u32,
+        (component, demand): (&RenderedComponent, &Demand),
+        before: Option<&Demand>,
+    ) {
         let more = share.saturating_sub(slot.had);
         if !self.counts_on || !(more > 0 || before.is_some_and(|_| slot.had > 0)) {
             return;
         }
-        let Some(mut left) = self.room(slot.id).cloned() else { return };
+        let room = if share > 0 { self.room_beside(slot.id, component) } else { self.room(slot.id).map(Cow::Borrowed) };
+        let Some(mut left) = room.map(Cow::into_owned) else { return };
         match before {
             Some(before) => {
                 left.give_back(before, slot.had);

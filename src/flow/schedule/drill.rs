@@ -248,14 +248,15 @@ fn urgency(tenant: &Tenant<'_>, lost: &BTreeSet<Uid>) -> Option<u64> {
 /// Takes what is new off the rooms.
 fn take(fleet: &mut Fleet, tenant: &Tenant<'_>, solution: &Solution) {
     for component in tenant.components {
-        let Some(demand) = &component.demand else { continue };
         let had = counts(tenant.placement, &component.name);
         for (uid, shares) in &solution.shares {
             let now = shares.get(&component.name).map_or(0, |share| share.replicas.unwrap_or(1));
             let more = now.saturating_sub(had.get(uid).copied().unwrap_or(0));
             let Some(mut room) = fleet.get(uid).and_then(|candidate| candidate.room.clone()) else { continue };
             if more > 0 {
-                room.take(demand, more);
+                let beside = if had.contains_key(uid) { &[][..] } else { &component.beside };
+                component.demand.iter().for_each(|demand| room.take(demand, more));
+                beside.iter().for_each(|beside| room.take(&beside.demand, beside.count));
                 fleet.set_room(uid, Some(room));
             }
         }

@@ -19,7 +19,7 @@ use super::{
 use crate::model::{
     Demand,
     placement::{Share, Why},
-    revision::RenderedComponent,
+    revision::{Beside, RenderedComponent},
 };
 
 pub struct Solver<'a> {
@@ -258,11 +258,21 @@ impl<'a> Solver<'a> {
         self.decision.nos.push(no);
     }
 
-    /// What a replica of this component asks for in the revision that runs, where that is another demand.
+    /// What a replica of this component asks for in the revision that runs, where it or what runs beside it asks for
+    /// something else now.
     pub fn demand_before(&self, component: &RenderedComponent) -> Option<&'a Demand> {
-        let running = self.problem.running?.components;
-        let before = running.iter().find(|known| known.name == component.name)?.demand.as_ref()?;
-        (Some(before) != component.demand.as_ref()).then_some(before)
+        let before = self.before(component)?;
+        let demand = before.demand.as_ref()?;
+        (Some(demand) != component.demand.as_ref() || before.beside != component.beside).then_some(demand)
+    }
+
+    /// What runs beside it in the revision that runs.
+    pub fn beside_before(&self, component: &RenderedComponent) -> Option<&'a [Beside]> {
+        self.before(component).map(|before| before.beside.as_slice())
+    }
+
+    fn before(&self, component: &RenderedComponent) -> Option<&'a RenderedComponent> {
+        self.problem.running?.components.iter().find(|known| known.name == component.name)
     }
 
     /// The edit of this component fits nowhere.

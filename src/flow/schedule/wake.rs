@@ -40,9 +40,9 @@ impl Needs {
         let need = |component: &RenderedComponent| {
             let whole = component.replicas.as_ref().map_or(1, |replicas| replicas.count.max(1));
             let number = if policies.spread(&component.name).1 == Spread::Divided { 1 } else { whole };
-            Some((component.demand.clone()?, number))
+            component.pods(Some(number)).map(|(demand, number)| (demand.clone(), number.max(1))).collect::<Vec<_>>()
         };
-        Self::Room(components.iter().filter(lacks).filter_map(need).collect())
+        Self::Room(components.iter().filter(lacks).flat_map(need).collect())
     }
 
     /// Whether a cluster that had this room, and has that, may serve it now.

@@ -221,11 +221,11 @@ impl<'a> Solver<'a> {
     }
 
     fn whole(&mut self, group: &Group<'a>) -> Whole<'a> {
-        let part = |component: &&'a RenderedComponent| {
-            let wanted = component.replicas.as_ref().map_or(1, |replicas| replicas.count);
-            Some((component.name.as_str(), component.demand.as_ref()?, wanted))
+        let parts = |component: &&'a RenderedComponent| {
+            let component: &'a RenderedComponent = component;
+            component.pods(full(component)).map(|(demand, wanted)| (component.name.as_str(), demand, wanted))
         };
-        let parts: Vec<_> = group.components.iter().filter_map(part).collect();
+        let parts: Vec<_> = group.components.iter().flat_map(parts).collect();
         let capacities = parts.iter().map(|(_, demand, _)| self.fleet.capacities(demand)).collect();
         Whole { parts, capacities }
     }

@@ -623,6 +623,7 @@ fn make_snapshot(now: Now, stored: &StoredApplication, number: u64, key: Key) ->
         type_: component.type_,
         demand: component.demand,
         replicas: component.replicas,
+        beside: component.beside,
         references: component.references,
     });
     let components = components.collect();

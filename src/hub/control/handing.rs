@@ -44,10 +44,11 @@ pub fn decided(
     solution
 }
 
-/// Whether an edit changes what a replica of a component asks for.
+/// Whether an edit changes what a replica of a component, or what runs beside it, asks for.
 fn asks_anew(running: Option<Running<'_>>, components: &[RenderedComponent], name: &str) -> bool {
     let demand = |components: &[RenderedComponent]| {
-        components.iter().find(|component| component.name == name).map(|component| component.demand.clone())
+        let known = components.iter().find(|component| component.name == name);
+        known.map(|known| (known.demand.clone(), known.beside.clone()))
     };
     running.and_then(|running| demand(running.components)).zip(demand(components)).is_some_and(|(old, new)| old != new)
 }

@@ -16,7 +16,10 @@ use std::{
 use crate::{
     flow::schedule::Room,
     model::{
-        Demand, ObjectRef, Placement, Report, Sketch, Uid, placement::Row, report::ObjectState, revision::Revision,
+        Demand, ObjectRef, Placement, Report, Resources, Sketch, Uid,
+        placement::Row,
+        report::{ComponentReport, ObjectState, ReplicaCount},
+        revision::{RenderedComponent, Revision},
     },
 };
 
@@ -244,43 +247,87 @@ pub fn outstanding(
 ) -> Reserved {
     let mut reserved = Vec::new();
     for (name, share) in &row.components {
-        let Some(demand) = demand_of(revision, name) else { continue };
-        if given_up && report.is_some_and(|report| is_refused(row, revision, report, name)) {
-            continue;
-        }
+        let Some(component) = component_of(revision, name) else { continue };
+        let Some(demand) = &component.demand else { continue };
+        let line = report.and_then(|report| report.components.iter().find(|line| line.name == *name));
+        let before = reported.and_then(|revision| component_of(revision, name));
+        let is_of_row = report.is_some_and(|report| report.generation == row.generation);
+        let mut expect =
+            |manifest: Option<usize>, demand: &Demand, seen: Option<Seen>, wanted: &dyn Fn(Option<&Seen>) -> u32| {
+                let object = manifest.and_then(|index| component.manifests.get(index)).map(|manifest| &manifest.object);
+                if given_up && report.is_some_and(|report| refuses(row, report, object)) {
+                    return;
+                }
+                let known = seen.as_ref().map_or(0, |seen| seen.replicas.seen(&seen.held, demand));
+                let missing = wanted(seen.as_ref()).saturating_sub(known);
+                if missing > 0 {
+                    reserved.push((demand.clone(), missing));
+                }
+            };
         // Pods of an older generation hold room for the demand they had; only an equal demand is the same room.
-        let before = reported.and_then(|revision| demand_of(revision, name));
-        let counts = |report: &&Report| report.generation == row.generation || before == Some(demand);
-        let line = report.filter(counts).and_then(|report| report.components.iter().find(|line| line.name == *name));
+        let counts = is_of_row || before.is_some_and(|before| before.demand.as_ref() == Some(demand));
+        let seen = line.filter(|_| counts).and_then(|line| Seen::of_workload(line, component));
         // What has no replicas to count, a Job or a Pod, wants one pod until its agent says how many still; what the
         // member scales wants what its agent says.
-        let said = || line.and_then(|line| line.replicas).map_or(1, |replicas| replicas.desired);
-        let scaled = line.is_some_and(|line| line.scaled);
-        let wanted = share.replicas.filter(|_| !scaled).unwrap_or_else(said);
-        let missing = wanted.saturating_sub(line.map_or(0, |line| line.seen(demand)));
-        if missing > 0 {
-            reserved.push((demand.clone(), missing));
+        expect(component.workload(), demand, seen, &|seen| {
+            let said = || seen.map_or(1, |seen| seen.replicas.desired);
+            share.replicas.filter(|_| !seen.is_some_and(|seen| seen.scaled)).unwrap_or_else(said)
+        });
+        for beside in &component.beside {
+            let was_so = |before: &RenderedComponent| before.beside.iter().any(|known| known.demand == beside.demand);
+            let seen = line.filter(|_| is_of_row || before.is_some_and(was_so));
+            let seen = seen.and_then(|line| Seen::of(line, component, beside.manifest));
+            expect(Some(beside.manifest), &beside.demand, seen, &|seen| {
+                let said = seen.filter(|seen| beside.ends || seen.scaled).map(|seen| seen.replicas.desired);
+                said.unwrap_or(beside.count)
+            });
         }
     }
     reserved
 }
 
-/// Whether the agent refuses the work, or the member the workload of this component.
-pub fn is_refused(row: &Row, revision: &Revision, report: &Report, component: &str) -> bool {
-    if report.refused.is_some() {
-        return true;
-    }
-    let known = revision.components.iter().find(|known| known.name == component && known.demand.is_some());
-    let index = known.and_then(|known| known.replicas.as_ref()).map_or(0, |replicas| replicas.manifest);
-    let workload = known.and_then(|known| known.manifests.get(index)).map(|manifest| &manifest.object);
-    let refused = |workload: &ObjectRef| {
-        report.objects.iter().any(|object| object.object == *workload && object.state == ObjectState::Refused)
-    };
-    report.generation == row.generation && workload.is_some_and(refused)
+/// What a report says of the pods of one object.
+struct Seen {
+    replicas: ReplicaCount,
+    held: Resources,
+    scaled: bool,
 }
 
-fn demand_of<'a>(revision: &'a Revision, component: &str) -> Option<&'a Demand> {
-    revision.components.iter().find(|known| known.name == component)?.demand.as_ref()
+impl Seen {
+    /// Of one of several objects. An agent that does not tell them apart tells nothing of it, and all of it stays reserved.
+    fn of(line: &ComponentReport, component: &RenderedComponent, manifest: usize) -> Option<Self> {
+        let object = &component.manifests.get(manifest)?.object;
+        let told = line.workloads.iter().find(|told| told.object == *object)?;
+        Some(Self { replicas: told.replicas, held: told.held.clone(), scaled: told.scaled })
+    }
+
+    fn of_workload(line: &ComponentReport, component: &RenderedComponent) -> Option<Self> {
+        if line.workloads.is_empty() && component.beside.is_empty() {
+            return Some(Self { replicas: line.replicas?, held: line.held.clone(), scaled: line.scaled });
+        }
+        Self::of(line, component, component.workload()?)
+    }
+}
+
+/// Whether the agent refuses the work, or the member an object of this component that runs pods.
+pub fn is_refused(row: &Row, revision: &Revision, report: &Report, component: &str) -> bool {
+    let known = component_of(revision, component).filter(|known| known.demand.is_some());
+    let beside = known.iter().flat_map(|known| &known.beside).map(|beside| beside.manifest);
+    let mut manifests = known.and_then(RenderedComponent::workload).into_iter().chain(beside);
+    let object = |index: usize| known?.manifests.get(index).map(|manifest| &manifest.object);
+    refuses(row, report, None) || manifests.any(|index| refuses(row, report, object(index)))
+}
+
+/// Whether the agent refuses the work, or the member this object of it.
+fn refuses(row: &Row, report: &Report, object: Option<&ObjectRef>) -> bool {
+    let refused = |object: &ObjectRef| {
+        report.objects.iter().any(|known| known.object == *object && known.state == ObjectState::Refused)
+    };
+    report.refused.is_some() || report.generation == row.generation && object.is_some_and(refused)
+}
+
+fn component_of<'a>(revision: &'a Revision, name: &str) -> Option<&'a RenderedComponent> {
+    revision.components.iter().find(|known| known.name == name)
 }
 
 #[cfg(test)]
@@ -289,12 +336,12 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Digest, ObjectName, Resources,
+        Digest, GroupVersionKind, ObjectName,
         demand::{HOSTNAME_LABEL, Spread, SpreadRule},
         placement::Share,
         quantity::{CPU, PODS},
-        report::{ComponentReport, ReplicaCount},
-        revision::RenderedComponent,
+        report::{ObjectReport, WorkloadReport},
+        revision::{Beside, RenderedManifest, ReplicasAt},
         sketch::Shape,
     };
 
@@ -415,6 +462,57 @@ mod tests {
         assert_eq!(outstanding(&row, &revision, None, None, false), [(cpu(1000), 1)]);
         let counts: [u32; 4] = [still(1, 0), still(1, 1), still(0, 0), still(10, 4)];
         assert_eq!(counts, [1, 0, 0, 6], "to come, bound, completed, and many at once");
+    }
+
+    /// Two Deployments and a Job: the pods of one are not those of another.
+    #[test]
+    fn every_object_of_a_component_is_held_and_seen_by_itself() {
+        let (row, mut revision) = part("k8s-objects", Some(3));
+        let object = |kind: &str, name: &str| {
+            let group = if kind == "Job" { "batch" } else { "apps" };
+            ObjectRef { gvk: GroupVersionKind::new(group, "v1", kind), name: ObjectName::new("default", name) }
+        };
+        let objects = [object("Deployment", "web"), object("Deployment", "cache"), object("Job", "seed")];
+        let component = &mut revision.components[0];
+        component.manifests =
+            objects.iter().map(|object| RenderedManifest { object: object.clone(), blob: Digest::of(b"") }).collect();
+        component.replicas = Some(ReplicasAt { manifest: 0, pointer: "/spec/replicas".into(), count: 3 });
+        let beside = |manifest, milli, count, ends| Beside { manifest, demand: cpu(milli), count, ends };
+        component.beside = vec![beside(1, 500, 2, false), beside(2, 200, 4, true)];
+        let still = |bound: Option<[(u32, u32); 3]>| {
+            let told = |(object, (desired, bound)): (&ObjectRef, (u32, u32))| WorkloadReport {
+                object: object.clone(),
+                replicas: ReplicaCount { desired, bound, ..ReplicaCount::default() },
+                held: Resources::default(),
+                scaled: false,
+            };
+            let workloads = objects.iter().zip(bound.into_iter().flatten()).map(told).collect();
+            let all = Some(ReplicaCount { desired: 9, bound: 9, ..ReplicaCount::default() });
+            let line = ComponentReport { name: "web".into(), replicas: all, workloads, ..ComponentReport::default() };
+            let report = Report { generation: 7, components: vec![line], ..Report::default() };
+            outstanding(&row, &revision, Some(&report), None, false)
+        };
+        let (web, cache, seed) = (cpu(1000), cpu(500), cpu(200));
+        let all = vec![(web.clone(), 3), (cache.clone(), 2), (seed.clone(), 4)];
+        assert_eq!(outstanding(&row, &revision, None, None, false), all);
+        assert_eq!(still(None), all, "an agent that does not tell them apart");
+        assert_eq!(still(Some([(3, 3), (2, 0), (4, 1)])), [(cache.clone(), 2), (seed.clone(), 3)]);
+        assert_eq!(still(Some([(3, 1), (2, 2), (0, 0)])), [(web.clone(), 2)], "the Job is done");
+        let refused = |object: &ObjectRef| {
+            let objects = vec![ObjectReport {
+                object: object.clone(),
+                uid: None,
+                state: ObjectState::Refused,
+                health: crate::model::report::Health::Unknown,
+                reason: String::new(),
+                message: String::new(),
+            }];
+            let report = Report { generation: 7, objects, ..Report::default() };
+            assert!(is_refused(&row, &revision, &report, "web"));
+            outstanding(&row, &revision, Some(&report), None, true)
+        };
+        assert_eq!(refused(&objects[1]), [(web.clone(), 3), (seed, 4)], "what is refused alone gives its room back");
+        assert_eq!(refused(&objects[2]), [(web, 3), (cache, 2)]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::model::{
     sketch::Shape,
 };
 
+mod beside;
 mod bind;
 mod drill;
 mod exact;

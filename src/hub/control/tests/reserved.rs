@@ -42,6 +42,30 @@ fn a_write_that_did_not_happen_gives_its_room_back() {
     assert_eq!(world.shares(&one).values().sum::<u32>(), 0);
 }
 
+#[test]
+fn rule_06_every_workload_of_a_component_is_counted() {
+    for up in [false, true] {
+        for policies in [json!([]), json!([{"name": "p", "type": "placement", "properties": {"mode": "Duplicated"}}])] {
+            let mut world = World::with(&[("eu", 6)]);
+            world.agent("eu").up = up;
+            let one = world.apply_bundle("one", (2, Some(2)), policies.clone());
+            world.settle();
+            let two = world.apply_bundle("two", (2, Some(2)), policies.clone());
+            world.settle();
+            assert_eq!(world.shares(&one).get("eu"), Some(&2), "up: {up}, {policies}");
+            assert_eq!(world.shares(&two).get("eu"), None, "two more than there is room for: {up}, {policies}");
+            let small = world.apply("small", 2, divided());
+            world.settle();
+            assert_eq!(world.shares(&small).get("eu"), Some(&2), "what is left is not lost: {up}, {policies}");
+            world.delete(&APPLICATION, "default", "one");
+            if up {
+                world.settle();
+                assert_eq!(world.shares(&two).get("eu"), Some(&2), "freed room wakes it");
+            }
+        }
+    }
+}
+
 /// Five of 300m are more than ten of 100m.
 #[test]
 fn while_a_placement_is_written_the_amounts_of_both_are_held() {

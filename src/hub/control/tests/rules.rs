@@ -216,7 +216,7 @@ proptest! {
 
     #[test]
     fn rule_06_concurrent_placements_never_oversubscribe(
-        wanted in prop::collection::vec((1u32..12, any::<bool>()), 1..12),
+        wanted in prop::collection::vec((1u32..12, any::<bool>(), any::<bool>()), 1..12),
         restart_after in 0usize..12,
         up in any::<bool>(),
     ) {
@@ -226,25 +226,35 @@ proptest! {
             agent.up = up;
         }
         let mut applications = Vec::new();
-        for (number, (replicas, spread)) in wanted.iter().enumerate() {
+        // What each has beside its replicas in every cluster of its own.
+        let beside = |&(_, spread, bundle): &(u32, bool, bool)| match bundle {
+            false => 0,
+            true => if spread { 1 } else { 2 },
+        };
+        for (number, asked @ (replicas, spread, bundle)) in wanted.iter().enumerate() {
             if number == restart_after {
                 world.restart();
                 world.pass(200);
             }
             let policies = if *spread { divided() } else { json!([]) };
-            applications.push(world.apply(&format!("app-{number}"), *replicas, policies));
+            let (name, more) = (format!("app-{number}"), (!spread).then_some(2));
+            let application = match bundle {
+                true => world.apply_bundle(&name, (*replicas, more), policies),
+                false => world.apply(&name, *replicas, policies),
+            };
+            applications.push((application, beside(asked)));
         }
         world.pass(500);
         world.settle();
         let mut sums: BTreeMap<String, u32> = BTreeMap::new();
-        for application in &applications {
+        for (application, beside) in &applications {
             for (cluster, share) in world.shares(application) {
-                *sums.entry(cluster).or_default() += share;
+                *sums.entry(cluster).or_default() += share + beside;
             }
         }
         prop_assert!(sums.values().all(|&sum| sum <= 20), "{sums:?}");
-        let asked: u32 = wanted.iter().map(|(replicas, _)| replicas).sum();
-        if up && asked <= 20 {
+        let asked: u32 = wanted.iter().map(|(replicas, ..)| replicas).sum();
+        if up && asked <= 20 && wanted.iter().all(|(.., bundle)| !bundle) {
             prop_assert_eq!(sums.values().sum::<u32>(), asked, "what fits is placed");
         }
     }

@@ -20,7 +20,7 @@ use crate::{
         Now, ObjectRef, Placement, Report, Resources, Sketch, Timestamp, Uid, Work,
         plugin::{Judgements, Question},
         quantity::{CPU, PODS},
-        report::{ComponentReport, Health, ObjectReport, ObjectState, ReplicaCount},
+        report::{ComponentReport, Health, ObjectReport, ObjectState, ReplicaCount, WorkloadReport},
         sketch::Shape,
         work::Removal,
     },
@@ -275,6 +275,29 @@ impl World {
         uid
     }
 
+    /// An Application of one component: a Deployment of so many replicas, and beside it, of pods of the same size, another
+    /// one or a Pod.
+    pub fn apply_bundle(&mut self, name: &str, (replicas, beside): (u32, Option<u32>), policies: Value) -> Uid {
+        let uid = self.apply(name, replicas, policies);
+        let pod = json!({"containers": [{"image": "nginx", "resources": {"requests": {"cpu": "100m"}}}]});
+        let deployment = |name: String, replicas: u32| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+                "spec": {"replicas": replicas, "template": {"spec": pod}}})
+        };
+        let other = match beside {
+            Some(replicas) => deployment(format!("{name}-cache"), replicas),
+            None => {
+                json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{name}-pod")}, "spec": pod})
+            }
+        };
+        let objects = [deployment(name.to_owned(), replicas), other];
+        self.edit(&APPLICATION, "default", name, |application| {
+            application["spec"]["components"] =
+                json!([{"name": name, "type": "k8s-objects", "properties": {"objects": objects}}]);
+        });
+        uid
+    }
+
     /// As the API does it for a person named bob: an object with finalizers only gets its time of deletion.
     pub fn delete(&mut self, kind: &Kind, namespace: &str, name: &str) {
         let now = self.now().wall;
@@ -409,17 +432,38 @@ impl Agent {
             reason: String::new(),
             message: String::new(),
         };
-        let component = |manifest: &crate::model::work::Manifest| {
-            let replicas = self.objects.get(&manifest.object).map_or(0, |(_, replicas)| *replicas);
+        let count = |object: &ObjectRef| {
+            let replicas = self.objects.get(object).map_or(0, |(_, replicas)| *replicas);
             let ready = if self.unready { 0 } else { replicas };
-            ComponentReport {
-                name: manifest.component.clone(),
-                healthy: ready == replicas,
-                message: String::new(),
-                replicas: Some(ReplicaCount { desired: replicas, ready, updated: replicas, bound: replicas }),
-                ..ComponentReport::default()
-            }
+            ReplicaCount { desired: replicas, ready, updated: replicas, bound: replicas }
         };
+        let mut components: Vec<ComponentReport> = Vec::new();
+        for manifest in &work.manifests {
+            let of_it = work.manifests.iter().filter(|known| known.component == manifest.component);
+            let told = |known: &crate::model::work::Manifest| WorkloadReport {
+                object: known.object.clone(),
+                replicas: count(&known.object),
+                held: Resources::default(),
+                scaled: false,
+            };
+            let workloads: Vec<WorkloadReport> = of_it.map(told).collect();
+            let replicas =
+                workloads.iter().map(|told| told.replicas).fold(ReplicaCount::default(), |sum, next| ReplicaCount {
+                    desired: sum.desired + next.desired,
+                    ready: sum.ready + next.ready,
+                    updated: sum.updated + next.updated,
+                    bound: sum.bound + next.bound,
+                });
+            if components.iter().all(|known| known.name != manifest.component) {
+                components.push(ComponentReport {
+                    name: manifest.component.clone(),
+                    healthy: replicas.ready == replicas.desired,
+                    replicas: Some(replicas),
+                    workloads: if workloads.len() > 1 { workloads } else { Vec::new() },
+                    ..ComponentReport::default()
+                });
+            }
+        }
         Report {
             application: work.application_uid.clone(),
             cluster: work.cluster.clone(),
@@ -427,7 +471,7 @@ impl Agent {
             revision: work.revision.clone(),
             applied: !self.refuses,
             refused: None,
-            components: work.manifests.iter().map(component).collect(),
+            components,
             objects: work.manifests.iter().map(object).collect(),
             removed: work.removals.iter().map(|removal| removal.object.clone()).collect(),
             trace: work.trace.clone(),
