@@ -54,13 +54,15 @@ pub fn webster(total: u32, voters: &[Voter]) -> Vec<u32> {
 /// Seats that everybody gets for certain: those of the smallest threshold at which no more than `total` are given.
 fn rough(total: u32, voters: &[Voter]) -> Vec<u32> {
     // Seats whose votes ÷ divisor, shifted, exceed the threshold.
-    let above = |voter: &Voter, threshold: u64| {
-        let divisor_max = (u128::from(voter.votes) << SHIFT) / (u128::from(threshold) + 1);
+    let above = |voter: &Voter, threshold: u128| {
+        let divisor_max = (u128::from(voter.votes) << SHIFT) / (threshold + 1);
         let seats = divisor_max.div_ceil(2).saturating_sub(voter.seats.into());
         seats.min(voter.room.into()) as u32
     };
     let sum = |threshold| voters.iter().map(|voter| u64::from(above(voter, threshold))).sum::<u64>();
-    let (mut low, mut high) = (0, u64::MAX);
+    // Above this nobody gets any.
+    let most = voters.iter().map(|voter| u128::from(voter.votes)).max().unwrap_or(0) << SHIFT;
+    let (mut low, mut high) = (0, most);
     while low < high {
         let middle = low + (high - low) / 2;
         match sum(middle) <= u64::from(total) {
@@ -128,6 +130,8 @@ mod tests {
     fn many_seats_are_shared_out_at_once() {
         assert_eq!(by_votes(u32::MAX, &[u64::from(u32::MAX), u64::from(u32::MAX)]), [u32::MAX / 2 + 1, u32::MAX / 2]);
         assert_eq!(by_votes(1_000_000, &[3, 1]), [750_000, 250_000]);
+        assert_eq!(by_votes(1_000, &[u64::MAX, u64::MAX / 3]), [750, 250], "whatever the votes");
+        assert_eq!(by_votes(1_000, &[1 << 44, 1 << 44, 1]), [500, 500, 0]);
     }
 
     /// One seat after another, by the book.
@@ -155,6 +159,16 @@ mod tests {
             total in 0u32..150,
         ) {
             let voters: Vec<Voter> = voters.into_iter().map(|(votes, seats, room)| Voter { votes, seats, room }).collect();
+            prop_assert_eq!(webster(total, &voters), by_the_book(total, &voters));
+        }
+
+        #[test]
+        fn many_votes_are_no_other_votes(
+            voters in prop::collection::vec((0u64..=u64::MAX, 0u32..5, 0u32..40, 0u32..64), 1..6),
+            total in 0u32..150,
+        ) {
+            let voter = |(votes, seats, room, fewer): (u64, u32, u32, u32)| Voter { votes: votes >> fewer, seats, room };
+            let voters: Vec<Voter> = voters.into_iter().map(voter).collect();
             prop_assert_eq!(webster(total, &voters), by_the_book(total, &voters));
         }
 

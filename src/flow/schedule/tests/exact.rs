@@ -200,4 +200,26 @@ mod tests {
             assert!(gaps.get(&0).copied().unwrap_or(0) * 100 >= all * 90, "{gaps:?}");
         }
     }
+
+    /// More clusters than every set is looked at of: those that run something hold too little, the roomiest hold all.
+    #[test]
+    fn the_roomiest_clusters_are_tried_where_those_in_use_hold_too_little() {
+        let slot = |id: u32| match id {
+            0..10 => Slot { id, had: 2, stays: 2, might: 2, ..Slot::default() },
+            _ => Slot { id, room: 10, ..Slot::default() },
+        };
+        let slots: Vec<Slot> = (0..12).map(slot).collect();
+        let counts = [Count { of: Vec::new(), min: 0, max: 2, skew: None }];
+        let task = Task {
+            wanted: 20,
+            slots: &slots,
+            beyond: 0,
+            division: Division::FreeCapacity,
+            counts: &counts,
+            max_moves: None,
+            afresh: false,
+        };
+        let answer = solve(&task).expect("sound phases");
+        assert_eq!((answer.verdict, &answer.shares[10..]), (Verdict::Placed, &[10, 10][..]));
+    }
 }
