@@ -12,15 +12,41 @@ use crate::model::{
 
 const GIB: i64 = 1 << 30;
 
-/// Memory of a yardstick for each core.
-const MEMORY_PER_CORE: [i64; 5] = [GIB / 2, GIB, 2 * GIB, 4 * GIB, 8 * GIB];
+/// A pod that people may ask for, and how much what is lost for its like counts.
+struct Yardstick {
+    cpu: i64,
+    memory: i64,
+    /// Nodes may run out of slots for it before all else.
+    slot: bool,
+    weight: f64,
+}
+
+/// Large ones by their memory for each core, then small ones. Where cores, memory and slots are used up independently of
+/// each other, which is the worst there is, these weights lose as much for small pods as for large ones, whatever they
+/// ask for: found by raising those that lost more than the others, on seeded fleets.
+const YARDSTICKS: [Yardstick; 11] = [
+    Yardstick::large(1000, GIB / 2, 0.5),
+    Yardstick::large(1000, GIB, 0.5),
+    Yardstick::large(1000, 2 * GIB, 1.0),
+    Yardstick::large(1000, 4 * GIB, 2.0),
+    Yardstick::large(1000, 8 * GIB, 0.5),
+    Yardstick::large(1000, 0, 0.5),
+    Yardstick::large(0, GIB, 0.5),
+    Yardstick::small(50, GIB / 16, 4.0),
+    Yardstick::small(100, GIB, 1.0),
+    Yardstick::small(300, 0, 2.0),
+    Yardstick::small(0, 3 * GIB, 3.0),
+];
+
+/// Of pods that ask for a further resource, each.
+const FURTHER: f64 = 2.0;
 
 /// Rooms in rows of one column for each resource.
 struct Table {
     names: Vec<String>,
     amounts: Vec<i64>,
     counts: Vec<u32>,
-    /// What a pod of some proportion asks for, by column, and the part of all such pods that one of them is.
+    /// What a pod of some proportion asks for, by column, and what one of all such pods counts.
     yardsticks: Vec<(Vec<(usize, f64)>, f64)>,
 }
 
@@ -70,6 +96,16 @@ pub fn grouped(
     grouped
 }
 
+impl Yardstick {
+    const fn large(cpu: i64, memory: i64, weight: f64) -> Self {
+        Self { cpu, memory, slot: false, weight }
+    }
+
+    const fn small(cpu: i64, memory: i64, weight: f64) -> Self {
+        Self { cpu, memory, slot: true, weight }
+    }
+}
+
 impl Table {
     fn of<'a>(rooms: impl Iterator<Item = &'a (Resources, u32)> + Clone) -> Self {
         let mut names: Vec<String> = rooms.clone().flat_map(|(free, _)| free.0.keys().cloned()).collect();
@@ -80,33 +116,31 @@ impl Table {
             table.amounts.extend(table.names.iter().map(|name| free.get(name)));
             table.counts.push(*count);
         }
-        for asked in table.proportions() {
+        for (asked, weight) in table.proportions() {
             let on = |row: usize| fits(table.row(row), &asked) * f64::from(table.counts[row]);
             let all: f64 = (0..table.counts.len()).map(on).sum();
             if all > 0.0 {
-                table.yardsticks.push((asked, 1.0 / all));
+                table.yardsticks.push((asked, weight / all));
             }
         }
         table
     }
 
-    /// Pods by their memory for each core, of cores or memory alone, small ones of which a node may run out of slots, and
-    /// for each further resource pods of that alone and beside a share of the machine.
-    fn proportions(&self) -> Vec<Vec<(usize, f64)>> {
+    /// The yardsticks with their weights, and for each further resource pods of that alone and beside a share of the
+    /// machine.
+    fn proportions(&self) -> Vec<(Vec<(usize, f64)>, f64)> {
         let column = |name: &str| self.names.iter().position(|known| known == name);
         let ask = |amounts: &[(&str, i64)]| -> Vec<(usize, f64)> {
-            amounts.iter().filter_map(|&(name, amount)| Some((column(name)?, amount as f64))).collect()
+            let asked = amounts.iter().filter(|(_, amount)| *amount > 0);
+            asked.filter_map(|&(name, amount)| Some((column(name)?, amount as f64))).collect()
         };
-        let mut proportions: Vec<_> =
-            MEMORY_PER_CORE.iter().map(|&memory| ask(&[(CPU, 1000), (MEMORY, memory)])).collect();
-        proportions.push(ask(&[(CPU, 1000)]));
-        proportions.push(ask(&[(MEMORY, GIB)]));
-        proportions.push(ask(&[(CPU, 50), (MEMORY, GIB / 16), (PODS, 1)]));
+        let own = |of: &Yardstick| (ask(&[(CPU, of.cpu), (MEMORY, of.memory), (PODS, i64::from(of.slot))]), of.weight);
+        let mut proportions: Vec<_> = YARDSTICKS.iter().map(own).collect();
         for name in self.names.iter().filter(|name| ![CPU, MEMORY, PODS].contains(&name.as_str())) {
-            proportions.push(ask(&[(name, 1)]));
-            proportions.push(ask(&[(name, 1), (CPU, 4000), (MEMORY, 32 * GIB)]));
+            proportions.push((ask(&[(name, 1)]), FURTHER));
+            proportions.push((ask(&[(name, 1), (CPU, 4000), (MEMORY, 32 * GIB)]), FURTHER));
         }
-        proportions.retain(|asked| !asked.is_empty());
+        proportions.retain(|(asked, _)| !asked.is_empty());
         proportions
     }
 
