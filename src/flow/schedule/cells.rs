@@ -5,7 +5,7 @@
 //! region), are a [`Network`]: what it finds is exact. A constraint that fits neither chain is looked at afterwards: then
 //! "no" may be said where there is an answer, never "yes" where there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::network::Network;
 
@@ -130,16 +130,18 @@ fn tree(
         let mut nodes: BTreeMap<u32, usize> = BTreeMap::new();
         for (cell, above) in cells.iter().zip(&mut above) {
             let group = cell.groups[bound.number];
-            if !nodes.contains_key(&group) {
-                let node = network.node();
-                nodes.insert(group, node);
-                let ends = if down { (*above, node) } else { (node, *above) };
-                let (low, high) = bound.groups.get(&group).copied().unwrap_or((0, u64::from(u32::MAX)));
-                if !within(network, ends, (low, high)) {
-                    return None;
+            *above = match nodes.entry(group) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    let node = *new.insert(network.node());
+                    let ends = if down { (*above, node) } else { (node, *above) };
+                    let bounds = bound.groups.get(&group).copied().unwrap_or((0, u64::from(u32::MAX)));
+                    if !within(network, ends, bounds) {
+                        return None;
+                    }
+                    node
                 }
-            }
-            *above = nodes[&group];
+            };
         }
     }
     Some(above)

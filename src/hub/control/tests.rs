@@ -9,5 +9,6 @@ mod proportion;
 mod rebalancing;
 mod reserved;
 mod rules;
+mod spreading;
 mod stories;
 mod world;
