@@ -24,7 +24,11 @@ const WAYS_MAX: usize = 4_096;
 /// Numbers of copies that are tried one by one.
 const NUMBERS_MAX: u64 = 16;
 /// How often copies are shared out, in one choice.
-const FILLS_MAX: usize = 10_000;
+const FILLS_MAX: usize = 2_000;
+/// Clusters × ways that are looked at, in one choice of several constraints on groups.
+const WORK_MAX: usize = 1_000_000;
+/// Ways that are looked at however many clusters there are.
+const TRIES_MIN: usize = 32;
 
 /// A cluster that has a copy or could take one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -143,7 +147,8 @@ impl Search<'_> {
             together.sort_by_key(|(_, at_best)| Reverse(*at_best));
             together.truncate(WAYS_MAX);
         }
-        for (ways, at_best) in together {
+        let tries = (WORK_MAX / self.copies.len()).max(TRIES_MIN);
+        for (ways, at_best) in together.into_iter().take(tries) {
             if self.is_best(at_best) || self.fills >= FILLS_MAX {
                 break;
             }

@@ -20,6 +20,10 @@ const COMBINATIONS_MAX: usize = 256;
 const NUMBERS_MAX: usize = 512;
 /// Sets whose replicas are found, in the order of what they could come to.
 const SETS_MAX: usize = 2_000;
+/// Clusters × sets, and clusters × levels of a set, are bounded beside that: where there are thousands of clusters, fewer
+/// are tried.
+const WORK_MAX: usize = 300_000;
+const TRIES_MIN: usize = 16;
 
 /// A constraint with a skew, and the levels that it leaves open.
 struct Skew {
@@ -35,11 +39,15 @@ impl Search<'_> {
         self.skew.iter().count() + self.counts.iter().filter(|count| count.skew.is_some()).count() > 1
     }
 
+    fn tries(&self, most: usize) -> usize {
+        (WORK_MAX / self.units.len().max(1)).clamp(TRIES_MIN, most)
+    }
+
     pub fn best_crossed(&self, sets: impl Iterator<Item = Vec<usize>>) -> Option<Fit> {
         let mut drafts: Vec<_> = sets.filter_map(|set| self.draft(set)).map(|fit| (self.badness(&fit), fit)).collect();
         drafts.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut best: Option<Fit> = None;
-        for (at_best, draft) in drafts.into_iter().take(SETS_MAX) {
+        for (at_best, draft) in drafts.into_iter().take(self.tries(SETS_MAX)) {
             if best.as_ref().is_some_and(|best| self.badness(best) <= at_best) {
                 break;
             }
@@ -58,7 +66,7 @@ impl Search<'_> {
             let longer = |short: Vec<usize>| (0..skew.levels.len()).map(move |next| [&short[..], &[next]].concat());
             combinations = combinations.into_iter().flat_map(longer).collect();
             combinations.sort_by_key(|combination| combination.iter().sum::<usize>());
-            combinations.truncate(COMBINATIONS_MAX);
+            combinations.truncate(self.tries(COMBINATIONS_MAX));
         }
         let levels = |combination: Vec<usize>| -> Vec<u64> {
             combination.into_iter().zip(&skews).map(|(place, skew)| skew.levels[place]).collect()
@@ -180,7 +188,8 @@ impl Search<'_> {
             }
         };
         let mut numbers: Vec<Vec<usize>> = (0..self.counts.len()).map(numbers).collect();
-        if numbers.iter().map(Vec::len).fold(1, usize::saturating_mul) > NUMBERS_MAX {
+        let numbers_max = self.tries(NUMBERS_MAX);
+        if numbers.iter().map(Vec::len).fold(1, usize::saturating_mul) > numbers_max {
             for of in &mut numbers {
                 *of = of.first().zip(of.last()).map(|(&most, &least)| halves(least, most)).unwrap_or_default();
             }
@@ -188,7 +197,7 @@ impl Search<'_> {
         let mut combinations: Vec<Vec<usize>> = vec![Vec::new()];
         for of in &numbers {
             let longer = |short: Vec<usize>| of.iter().map(move |&next| [&short[..], &[next]].concat());
-            combinations = combinations.into_iter().flat_map(longer).take(NUMBERS_MAX).collect();
+            combinations = combinations.into_iter().flat_map(longer).take(numbers_max).collect();
         }
         let set = |(combination, &size): (&Vec<usize>, &usize)| {
             let best = |(count, &number): (usize, &usize)| self.best_groups(count, order, size, number);

@@ -222,4 +222,21 @@ mod tests {
         let answer = solve(&task).expect("sound phases");
         assert_eq!((answer.verdict, &answer.shares[10..]), (Verdict::Placed, &[10, 10][..]));
     }
+
+    #[test]
+    fn thousands_of_clusters_keep_several_skews() {
+        let mut dice = Dice(3);
+        let clusters = 3_000;
+        let slots: Vec<Slot> = (0..clusters).map(|id| Slot { id, room: dice.roll(9), ..Slot::default() }).collect();
+        let mut group = |sides: u32| (0..clusters).map(|_| dice.roll(sides)).collect::<Vec<_>>();
+        let (provider, zone) = (group(3), group(24));
+        let region = zone.iter().map(|zone| zone / 4).collect();
+        let count = |of: Vec<u32>, skew| Count { of, min: 2, max: u32::MAX, skew: Some(skew) };
+        let counts = [count(provider, 1), count(region, 2), count(zone, 3)];
+        let (mut task, division) = (Puzzle::new(&mut dice, 1, 1, 1), Division::FreeCapacity);
+        (task.slots, task.counts, task.wanted, task.division) = (slots, counts.to_vec(), 5_000, division);
+        let answer = solve(&task.task()).expect("sound phases");
+        assert_eq!(answer.verdict, Verdict::Placed);
+        assert!(task.holds(&answer.shares));
+    }
 }
