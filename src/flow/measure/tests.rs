@@ -305,12 +305,6 @@ fn a_sketch_is_never_over_and_at_most_a_twentieth_under_what_fits_node_by_node()
         assert!(merged.shapes.len() <= SHAPES_MAX);
         for demand in demands(kind) {
             let (room, exact) = (room_for(&merged, &demand), exact_room(&machines, &demand));
-            let lost = 100.0 * (exact - room.min(exact)) as f64 / exact.max(1) as f64;
-            println!(
-                "{kind:?}, {} shapes: {lost:.1} % of {exact} lost for {:?}",
-                merged.shapes.len(),
-                demand.requests.0
-            );
             assert!(room <= exact, "{room} of {exact} of {demand:?} on {kind:?}");
             assert!(room * 20 >= exact * 19, "{room} of {exact} of {demand:?} on {kind:?}");
         }
