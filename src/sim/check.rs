@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 use serde_json::Value;
 
 use super::{
+    handing::{Fall, Handing},
     member::template_requests,
     world::{Site, World},
 };
@@ -15,7 +16,7 @@ use crate::{
     agent::{cluster::OWNER_LABEL, ledger::Write},
     hub::{control, keys, records::Record, slices::Slices},
     kinds,
-    model::{Digest, ObjectRef, Resources, Uid, Work, pointer, quantity::PODS, work::Manifest},
+    model::{Digest, ObjectRef, Resources, Uid, Work, cluster::DRAINED, pointer, quantity::PODS, work::Manifest},
     store::{Change, Key, Operation, Revision, Transaction, mvcc::Mvcc, object, raft::ReplicaId},
 };
 
@@ -60,6 +61,9 @@ pub struct Checker {
     /// Per (cluster, application): when a placement said last that a part moves from there. That it goes was decided when
     /// the move was.
     moving: BTreeMap<(Uid, Uid), u64>,
+    pub handing: Handing,
+    /// Of the transaction that is looked at.
+    falls: Vec<Fall>,
     /// Of every manifest ever decided, by the digest of its result.
     shapes: BTreeMap<Digest, Shape>,
     /// Works or rooms changed since rule 6 was checked.
@@ -96,7 +100,7 @@ struct Shape {
 }
 
 /// A person's word explains what happens within this time.
-const INTENT_MS: u64 = 60_000;
+pub const INTENT_MS: u64 = 60_000;
 
 impl Checker {
     pub fn violate(&mut self, at_ms: u64, rule: u8, what: String) {
@@ -104,7 +108,7 @@ impl Checker {
     }
 
     /// A transaction was committed.
-    pub fn committed(&mut self, now_ms: u64, author: Author, changes: &[Change]) {
+    pub fn committed(&mut self, now_ms: u64, author: Author, changes: &[Change], sites: &[Site]) {
         match author {
             Author::Person => self.last_intent_ms = now_ms,
             Author::Hub => self.hub_writes += 1,
@@ -112,11 +116,21 @@ impl Checker {
         for change in changes {
             if let Some(Record::Head(application)) = Record::of(&change.key) {
                 self.note_moves(now_ms, &application, change);
+                let (before, after) = (read(&change.previous), read(&change.current));
+                self.handing.told(&application, before.as_ref(), after.as_ref(), sites);
             }
             if change.key.as_str().starts_with(&keys::prefix(&kinds::CLUSTER, None)) {
                 self.cluster_changed(author, change);
             }
-            if author == Author::Hub && change.key.as_str().starts_with(&keys::prefix(&kinds::APPLICATION, None)) {
+            let is_application = change.key.as_str().starts_with(&keys::prefix(&kinds::APPLICATION, None));
+            if author == Author::Person && is_application {
+                let (before, after) = (read(&change.previous), read(&change.current));
+                let spec = |value: &Option<Value>| value.as_ref().map(|value| value["spec"].clone());
+                if let Some(written) = after.as_ref().or(before.as_ref()).filter(|_| spec(&before) != spec(&after)) {
+                    self.handing.person_changed(now_ms, uid_of(written));
+                }
+            }
+            if author == Author::Hub && is_application {
                 let spec = |entry: &Option<crate::store::Entry>| read(entry).map(|value| value["spec"].clone());
                 if let Some(after) = spec(&change.current)
                     && spec(&change.previous) != Some(after)
@@ -229,6 +243,21 @@ impl Checker {
             }
             self.unconfirmed(now_ms, &old, None, sites);
         }
+        self.handed_over(now_ms);
+    }
+
+    /// Rule 3.
+    fn handed_over(&mut self, now_ms: u64) {
+        for fall in std::mem::take(&mut self.falls) {
+            let decided = |cluster: &Uid| {
+                let work = self.works.get(&(cluster.clone(), fall.application.clone()));
+                let same = |manifest: &&Manifest| manifest.object.name.name == fall.component;
+                work.and_then(|work| work.manifests.iter().find(same)).map_or(0, |manifest| self.replicas(manifest))
+            };
+            if let Some(what) = self.handing.fault(now_ms, &fall, decided) {
+                self.violate(now_ms, 3, what);
+            }
+        }
     }
 
     fn learn(&mut self, work: &Work, slices: &Slices) {
@@ -319,6 +348,10 @@ impl Checker {
         let after = same.map_or(0, |same| self.replicas(same));
         let moved_ms =
             self.moving.get(&(new.cluster.clone(), new.application_uid.clone())).copied().unwrap_or_default();
+        if after < before && self.divided_only && !self.departed.contains(&new.cluster) {
+            let (cluster, application) = (new.cluster.clone(), new.application_uid.clone());
+            self.falls.push(Fall { cluster, application, component: manifest.object.name.name.clone(), before, after });
+        }
         if after < before && now_ms > self.last_intent_ms.max(moved_ms) + INTENT_MS {
             let (application, cluster, object) = (&new.application, &new.cluster, &manifest.object);
             let what =
@@ -528,9 +561,22 @@ impl World {
                 found.extend(unexplained(&application, &clusters).into_iter().map(|what| (12, what)));
             }
         }
+        found.extend(self.said_empty().into_iter().map(|what| (15, what)));
         for (rule, what) in found {
             self.check.violate(now_ms, rule, what);
         }
+    }
+
+    /// Clusters of which the hub says that a drain has left nothing, and where something runs.
+    fn said_empty(&self) -> Vec<String> {
+        let is_drained = |cluster: &Value| {
+            let mut conditions = cluster["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.any(|condition| condition["type"] == DRAINED && condition["status"] == "True")
+        };
+        let drained = self.objects(&kinds::CLUSTER).into_iter().filter(is_drained).map(|cluster| uid_of(&cluster));
+        let drained: BTreeSet<Uid> = drained.collect();
+        let left = self.check.works().values().filter(|work| drained.contains(&work.cluster));
+        left.map(|work| format!("{} is drained, as the hub says, and has {}", work.cluster, work.application)).collect()
     }
 
     /// What the hub does not know, though it was told.

@@ -8,6 +8,8 @@
 mod chance;
 #[cfg(test)]
 mod check;
+#[cfg(test)]
+mod handing;
 pub mod member;
 #[cfg(test)]
 mod mutant;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     agent::ledger::Entry,
     hub::control::{FromAgent, turn::LEADER},
-    model::{Resources, Uid, protocol::ToHub},
+    model::{Resources, Uid, cluster::DRAINED, protocol::ToHub},
     store::{Operation, Transaction, object},
 };
 
@@ -31,6 +31,10 @@ pub enum Mutant {
     RepairsForever,
     /// What is decided but not yet bound counts as free.
     ReservationsIgnored,
+    /// The hub takes what is to come in the stead of others for ready at once.
+    HealthAssumed,
+    /// The hub says of a cluster that nothing is left in it when its drain begins.
+    DrainsSaidDone,
     /// The hub forgets a cluster that falls silent.
     SilenceEvicts,
     /// The hub writes into what people wrote.
@@ -51,19 +55,21 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each with the seeds among which it must be found; those before are known to miss it, and cost time.
-    pub const ALL: [(Self, RangeInclusive<u64>); 16] = [
+    pub const ALL: [(Self, RangeInclusive<u64>); 18] = [
         (Self::AbsentIsDeleted, 1..=10),
         (Self::StaleAccepted, 3..=62),
         (Self::RemovalFirst, 1..=20),
-        (Self::RemovalsConfirmedUnseen, 20..=79),
+        (Self::RemovalsConfirmedUnseen, 30..=89),
         (Self::LedgerForgets, 1..=20),
         (Self::OwnershipIgnored, 90..=129),
         (Self::RepairsForever, 1..=10),
-        (Self::ReservationsIgnored, 1..=60),
+        (Self::ReservationsIgnored, 30..=89),
+        (Self::HealthAssumed, 1..=60),
+        (Self::DrainsSaidDone, 30..=89),
         (Self::SilenceEvicts, 3..=12),
         (Self::HubWritesSpec, 1..=10),
         (Self::RefusalsUntold, 1..=10),
-        (Self::LeaderKeyUncompared, 14..=73),
+        (Self::LeaderKeyUncompared, 25..=84),
         (Self::GraceNotFresh, 1..=60),
         (Self::DeadStreamsSpeak, 6..=65),
         (Self::StaleServed, 1..=60),
@@ -97,31 +103,65 @@ impl Mutant {
         }
     }
 
-    /// What the hub writes of Applications, changed.
+    pub(super) fn claim_everything_ready(from: FromAgent) -> FromAgent {
+        match from {
+            FromAgent::Report { cluster, mut report } => {
+                for component in &mut report.components {
+                    component.healthy = true;
+                    if let Some(count) = &mut component.replicas {
+                        count.ready = count.desired;
+                    }
+                }
+                FromAgent::Report { cluster, report }
+            }
+            from => from,
+        }
+    }
+
+    /// What the hub writes of Clusters, changed.
+    fn on_cluster(self, cluster: &mut Value) -> bool {
+        let mut conditions = cluster["status"]["conditions"].as_array_mut().into_iter().flatten();
+        let drained = conditions.find(|condition| condition["type"] == DRAINED);
+        match (self, drained) {
+            (Self::DrainsSaidDone, Some(drained)) => {
+                drained["status"] = "True".into();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the hub writes of Applications and Clusters, changed.
     pub(super) fn on_commit(self, mut transaction: Transaction) -> Transaction {
         if self == Self::LeaderKeyUncompared {
             transaction.compares.retain(|compare| compare.key().as_str() != LEADER);
         }
         for operation in &mut transaction.operations {
             let Operation::Put(key, value) = operation else { continue };
-            if !key.as_str().contains("/applications/") {
+            let (of_application, of_cluster) =
+                (key.as_str().contains("/applications/"), key.as_str().contains("/clusters/"));
+            if !of_application && !of_cluster {
                 continue;
             }
-            let Some(mut application) = object::json(value).ok().and_then(|json| serde_json::from_slice(&json).ok())
-            else {
+            let Some(mut stored) = object::json(value).ok().and_then(|json| serde_json::from_slice(&json).ok()) else {
                 continue;
             };
-            let application: &mut Value = &mut application;
+            let stored: &mut Value = &mut stored;
             match self {
-                Self::HubWritesSpec => application["spec"]["touched"] = true.into(),
+                _ if of_cluster => {
+                    if !self.on_cluster(stored) {
+                        continue;
+                    }
+                }
+                Self::HubWritesSpec => stored["spec"]["touched"] = true.into(),
                 Self::RefusalsUntold => {
-                    if let Some(refusals) = application["status"]["placement"]["refusals"].as_array_mut() {
+                    if let Some(refusals) = stored["status"]["placement"]["refusals"].as_array_mut() {
                         refusals.truncate(1);
                     }
                 }
                 _ => continue,
             }
-            *value = object::encode(application);
+            *value = object::encode(stored);
         }
         transaction
     }

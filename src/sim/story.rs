@@ -11,7 +11,7 @@ use super::{
     world::{At, Settings, World},
 };
 use crate::{
-    kinds,
+    kinds::{self, application::REBALANCE_ANNOTATION},
     model::{GroupVersionKind, NodeFacts, ObjectName, ObjectRef, cluster::REGION_LABEL},
 };
 
@@ -120,20 +120,30 @@ impl Story {
         let at = self.some_site();
         let cluster = self.world.sites()[at].name.clone();
         match self.world.chance.between(0, 99) {
-            0..38 => self.put(name, 12),
+            0..32 => self.put(name, 12),
             // Everybody wants much, at once.
-            38..45 => APPLICATIONS.iter().for_each(|name| self.put(name, 40)),
-            45..60 => drop(self.world.delete_object(&kinds::APPLICATION, "default", name)),
-            60..68 => {
+            32..39 => APPLICATIONS.iter().for_each(|name| self.put(name, 40)),
+            39..51 => drop(self.world.delete_object(&kinds::APPLICATION, "default", name)),
+            51..58 => {
                 let cordon = self.world.chance.happens(500);
                 self.world.edit_object(&kinds::CLUSTER, "", &cluster, |object| {
                     object["spec"]["unschedulable"] = cordon.into();
                 });
             }
-            68..76 => self.drift(at, name),
-            76..82 => self.settle_first(at, name),
-            82..88 if !self.strict => self.change_nodes(at),
-            88..92 => self.depart(at, &cluster),
+            58..66 => {
+                let drain = self.world.chance.happens(600);
+                self.world.edit_object(&kinds::CLUSTER, "", &cluster, |object| object["spec"]["drain"] = drain.into());
+            }
+            66..71 => {
+                let request = self.world.now_ms().to_string();
+                self.world.edit_object(&kinds::APPLICATION, "default", name, |object| {
+                    object["metadata"]["annotations"][REBALANCE_ANNOTATION] = json!(request);
+                });
+            }
+            71..78 => self.drift(at, name),
+            78..84 => self.settle_first(at, name),
+            84..89 if !self.strict => self.change_nodes(at),
+            89..92 => self.depart(at, &cluster),
             92..96 if self.world.sites().len() < NAMES.len() => {
                 let name = NAMES[self.world.sites().len()];
                 self.join(name);

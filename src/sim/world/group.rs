@@ -262,7 +262,7 @@ impl World {
                 let what = format!("replica {} wrote revision {revision} after another one led", turn.replica);
                 self.check.violate(self.now_ms, 6, what);
             }
-            self.check.committed(self.now_ms, author, changes);
+            self.check.committed(self.now_ms, author, changes, &self.sites);
         }
         self.truth.slices.apply(feed);
         self.check.deciding = turn;

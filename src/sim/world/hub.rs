@@ -387,6 +387,7 @@ impl World {
                 session::Effect::Forward(from) => {
                     let from = match self.settings.mutant {
                         Some(Mutant::ReservationsIgnored) => Mutant::claim_everything_bound(from),
+                        Some(Mutant::HealthAssumed) => Mutant::claim_everything_ready(from),
                         _ => from,
                     };
                     self.post(process, outpost::Event::Said { session: stream, from });

@@ -494,6 +494,9 @@ impl World {
     /// Tells the agent what its watches see, and waits for what the member does next.
     pub(super) fn member_changed(&mut self, at: At) {
         let changes = self.sites[at].member.take_changes();
+        if !changes.is_empty() {
+            self.check.handing.seen(&self.sites[at]);
+        }
         for change in changes {
             let site = &self.sites[at];
             let Some(agent) = &site.agent else { continue };
