@@ -120,6 +120,35 @@ fn an_application_lives_its_life_under_kubectl() {
 }
 
 #[test]
+fn a_priority_class_is_made_as_in_kubernetes_and_named_by_a_policy() {
+    let hub = Federation::start();
+    let user = User(&hub);
+    user.ok("create priorityclass high --value=1000 --description=first");
+    user.expect("get pc", "GLOBAL-DEFAULT");
+    user.expect("get priorityclass high -o jsonpath={.value}", "1000");
+    user.expect("describe priorityclass high", "1000");
+    let class = |value: i64| json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": value});
+    user.send_refused("replace -f -", class(7), &["value", "may not be changed"]);
+    user.send_refused("create -f -", class(5_000_000_000), &["value"]);
+    let of = |class: &str| {
+        let mut application: serde_json::Value = serde_json::from_str(&application(class, "nginx:1.27")).expect("JSON");
+        let properties = json!({"mode": "Divided", "priorityClassName": class});
+        application["spec"]["policies"] = json!([{"name": "spread", "type": "placement", "properties": properties}]);
+        application
+    };
+    user.send("apply -f -", of("high"));
+    user.send("apply -f -", of("gone"));
+    let missing = "wait --for=condition=PriorityClassMissing --timeout=30s app/gone";
+    user.expect(missing, "condition met");
+    user.ok("create priorityclass gone --value=1");
+    hub.wait_for_application("default", "gone", "its class is there", |application| {
+        let mut conditions = application["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.all(|condition| condition["type"] != "PriorityClassMissing")
+    });
+    user.ok("delete priorityclass gone high");
+}
+
+#[test]
 fn namespaces_are_made_used_and_kept_while_they_hold_something() {
     let hub = Federation::start();
     let user = User(&hub);

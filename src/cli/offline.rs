@@ -18,6 +18,7 @@ use crate::{
     model::{
         Application, Cluster, ObjectName, Placement, Policy, Uid,
         placement::{Move, Row, Share},
+        priority::PriorityClasses,
         revision::RenderedComponent,
     },
 };
@@ -25,6 +26,7 @@ use crate::{
 pub struct Known {
     clusters: Vec<Cluster>,
     applications: Vec<Placed>,
+    classes: PriorityClasses,
 }
 
 /// An Application, as its status says where it is.
@@ -38,11 +40,18 @@ pub struct Placed {
 
 pub fn read(path: &Path) -> anyhow::Result<Known> {
     let (mut clusters, mut applications): (Vec<Cluster>, Vec<Value>) = (Vec::new(), Vec::new());
+    let mut classes = PriorityClasses::default();
     let mut names = BTreeSet::new();
     for document in input::documents(path)? {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         match document["kind"].as_str() {
             Some("Application") if !name.is_empty() => applications.push(document),
+            Some("PriorityClass") if !name.is_empty() => {
+                let class = serde_json::from_value(document);
+                let class =
+                    class.with_context(|| format!("priority class {name:?} in {} cannot be read", path.display()))?;
+                classes.0.insert(name, class);
+            }
             Some("Cluster") if !name.is_empty() => {
                 if !names.insert(name.clone()) {
                     bail!("{} holds two clusters named {name:?}", path.display());
@@ -50,7 +59,7 @@ pub fn read(path: &Path) -> anyhow::Result<Known> {
                 clusters.push(cluster(path, name, document)?);
             }
             _ => bail!(
-                "{} holds an object that is no Cluster and no Application with a name: kind {}",
+                "{} holds an object that is no Cluster, Application or PriorityClass with a name: kind {}",
                 path.display(),
                 document["kind"]
             ),
@@ -61,7 +70,7 @@ pub fn read(path: &Path) -> anyhow::Result<Known> {
         placed(&clusters, document).with_context(|| format!("application {name} in {}", path.display()))
     };
     let applications = applications.into_iter().map(placed).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Known { clusters, applications })
+    Ok(Known { clusters, applications, classes })
 }
 
 impl Known {
@@ -74,14 +83,24 @@ impl Known {
     }
 
     pub fn tenants<'a>(&'a self, profiles: &'a Profiles) -> Vec<Tenant<'a>> {
-        self.applications.iter().map(|placed| placed.tenant(profiles)).collect()
+        self.applications.iter().map(|placed| placed.tenant(profiles, &self.classes)).collect()
     }
 }
 
 impl Placed {
-    fn tenant<'a>(&'a self, profiles: &'a Profiles) -> Tenant<'a> {
+    fn tenant<'a>(&'a self, profiles: &'a Profiles, classes: &PriorityClasses) -> Tenant<'a> {
         let Self { name, placement, policies, components, scheduler } = self;
-        Tenant { name, policies, components, placement, running: None, profiles, scheduler: scheduler.as_deref() }
+        let priority = classes.of(policies);
+        Tenant {
+            name,
+            policies,
+            components,
+            placement,
+            running: None,
+            profiles,
+            scheduler: scheduler.as_deref(),
+            priority,
+        }
     }
 }
 

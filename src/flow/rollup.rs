@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub faults: &'a [FieldError],
     /// Why the placement was decided without what a plug-in says.
     pub plugin: Option<&'a str>,
+    /// A priority class that it names, and that is not there.
+    pub class: Option<&'a str>,
     /// Removals that wait for a person's yes, in words, by cluster name.
     pub held: &'a BTreeMap<String, String>,
 }
@@ -254,6 +256,11 @@ fn conditions(now: Now, facts: &Facts<'_>, progress: &Progress<'_>) -> Condition
     if let Some(why) = facts.plugin {
         set("PluginFailed", (Truth::True, "NoAnswer", why.to_owned()));
     }
+    if let Some(class) = facts.class {
+        let what =
+            format!("there is no priority class {class:?}: it waits behind those that name one, as if it named none");
+        set("PriorityClassMissing", (Truth::True, "NotFound", what));
+    }
     if !facts.held.is_empty() {
         let words: Vec<_> = facts.held.iter().map(|(cluster, words)| format!("{cluster}: {words}")).collect();
         set("RemovalsHeld", (Truth::True, "NotConfirmed", words.join("; ")));
@@ -261,6 +268,7 @@ fn conditions(now: Now, facts: &Facts<'_>, progress: &Progress<'_>) -> Condition
     // These are there only while they hold.
     conditions.0.retain(|condition| match condition.type_.as_str() {
         "PluginFailed" => facts.plugin.is_some(),
+        "PriorityClassMissing" => facts.class.is_some(),
         "RemovalsHeld" => !facts.held.is_empty(),
         _ => true,
     });

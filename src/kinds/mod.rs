@@ -11,6 +11,7 @@ pub mod cluster;
 mod core;
 pub mod metadata;
 pub mod placement;
+pub mod priority;
 pub mod profile;
 mod replica;
 mod reviews;
@@ -35,6 +36,7 @@ pub static CLUSTER: LazyLock<Kind> = LazyLock::new(cluster::cluster);
 pub static WORK: LazyLock<Kind> = LazyLock::new(cluster::work);
 pub static JOIN_TOKEN: LazyLock<Kind> = LazyLock::new(token::join_token);
 pub static PLACEMENT_PROFILE: LazyLock<Kind> = LazyLock::new(profile::placement_profile);
+pub static PRIORITY_CLASS: LazyLock<Kind> = LazyLock::new(priority::priority_class);
 pub static REPLICA: LazyLock<Kind> = LazyLock::new(replica::replica);
 pub static PLACEMENT_REVIEW: LazyLock<Kind> = LazyLock::new(placement::placement_review);
 pub static PLACEMENT_DECISION: LazyLock<Kind> = LazyLock::new(placement::placement_decision);
@@ -49,7 +51,7 @@ pub static SELF_SUBJECT_RULES_REVIEW: LazyLock<Kind> = LazyLock::new(reviews::se
 pub const OWN_PREFIX: &str = "hanse.dev/";
 
 /// Every kind the hub serves, in order of group, then plural.
-pub fn all() -> [&'static Kind; 15] {
+pub fn all() -> [&'static Kind; 16] {
     [
         &EVENT,
         &NAMESPACE,
@@ -66,6 +68,7 @@ pub fn all() -> [&'static Kind; 15] {
         &REPLICA,
         &WORK,
         &PLACEMENT_DECISION,
+        &PRIORITY_CLASS,
     ]
 }
 

@@ -125,6 +125,9 @@ pub struct PlacementPolicy {
     /// Replicas of one component that one decision may take from clusters that could keep them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_moves: Option<u32>,
+    /// Who is decided first of those that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
     /// What a rebalance may do, and how often one comes by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<RebalancePolicy>,

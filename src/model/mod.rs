@@ -20,6 +20,7 @@ pub mod object;
 pub mod placement;
 pub mod plugin;
 pub mod pointer;
+pub mod priority;
 pub mod profile;
 pub mod protocol;
 pub mod quantity;

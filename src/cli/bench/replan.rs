@@ -155,6 +155,7 @@ fn tenant<'a>(application: &'a Application, profiles: &'a Profiles) -> Tenant<'a
         running: None,
         profiles,
         scheduler: None,
+        priority: 0,
     }
 }
 

@@ -45,6 +45,7 @@ pub fn check(placement: &Properties<'_>) {
         "maxMoves",
         "mode",
         "preferences",
+        "priorityClassName",
         "profile",
         "rebalance",
         "spreadConstraints",
@@ -77,6 +78,9 @@ pub fn check(placement: &Properties<'_>) {
     }
     if let Some(Err(detail)) = placement.text("profile").map(check_subdomain) {
         placement.fault("profile", Invalid, shortened(&detail));
+    }
+    if let Some(Err(detail)) = placement.text("priorityClassName").map(check_subdomain) {
+        placement.fault("priorityClassName", Invalid, shortened(&detail));
     }
     items(placement, "groups", ITEMS_MAX).iter().for_each(|group| {
         group.allow_only(&["clusterSelector", "clusters", "name"]);

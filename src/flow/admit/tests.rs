@@ -172,6 +172,7 @@ fn what_a_placement_policy_bounds_is_checked_at_once() {
         (json!({"limits": [{"clusters": ["a"], "max": 1i64 << 40}]}), vec!["limits[0].max"]),
         (json!({"preferences": [{"by": "cost"}]}), vec!["preferences[0].order"]),
         (json!({"maxMoves": -1}), vec!["maxMoves"]),
+        (json!({"priorityClassName": "No Name"}), vec!["priorityClassName"]),
         (
             json!({"rebalance": {"periodSeconds": 59, "cost": -1, "every": "1h"}}),
             vec!["rebalance.cost", "rebalance.every", "rebalance.periodSeconds"],

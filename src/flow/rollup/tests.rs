@@ -135,6 +135,7 @@ impl Scene {
                 clusters: &self.clusters,
                 faults: &self.faults,
                 plugin: None,
+                class: None,
                 held: &self.held,
             },
         )

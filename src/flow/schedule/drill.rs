@@ -3,8 +3,8 @@
 //! Owns: the order, and what one decision leaves to the next. Must never: change anything but the fleet it is given, which
 //! is a copy.
 //!
-//! A lost cluster counts as one that is being deleted: what it had has to run elsewhere, whatever the reason. Applications
-//! that would run nowhere come first, then those that lose the larger part, then by name: whoever has least left is helped
+//! A lost cluster counts as one that is being deleted: what it had has to run elsewhere, whatever the reason. Those of a
+//! higher priority class come first, of one class those that would run nowhere, then those that lose the larger part, then by name: whoever has least left is helped
 //! first. What one gets is taken off the room of the next; what a healthy cluster gives up is free for nobody yet.
 
 use std::{
@@ -36,6 +36,8 @@ pub struct Tenant<'a> {
     pub profiles: &'a Profiles,
     /// Who decides, where it is not us: what it loses waits for that.
     pub scheduler: Option<&'a str>,
+    /// Of its class: the higher is decided first.
+    pub priority: i32,
 }
 
 /// What would be. Scripts read it, so fields are only ever added.
@@ -140,15 +142,15 @@ pub fn replan(fleet: &mut Fleet, now: Timestamp, lost: &BTreeSet<Uid>, tenants: 
             fleet.upsert(uid, candidate);
         }
     }
-    let mut order: Vec<(Reverse<u64>, &ObjectName, usize)> = Vec::new();
+    let mut order: Vec<(Reverse<i32>, Reverse<u64>, &ObjectName, usize)> = Vec::new();
     for (place, tenant) in tenants.iter().enumerate() {
         if let Some(urgency) = urgency(tenant, lost) {
-            order.push((Reverse(urgency), tenant.name, place));
+            order.push((Reverse(tenant.priority), Reverse(urgency), tenant.name, place));
         }
     }
     order.sort_unstable();
     let mut replanned = Vec::with_capacity(order.len());
-    for (_, _, place) in order {
+    for (_, _, _, place) in order {
         let solution = match tenants[place].scheduler {
             Some(scheduler) => bereft(&tenants[place], lost, scheduler),
             None => solve_telling(fleet, &problem(&tenants[place], now, None), 0),

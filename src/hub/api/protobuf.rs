@@ -1,5 +1,5 @@
-//! Protobuf bodies, as far as they are read: a Namespace and the reviews, which `kubectl create namespace` and `kubectl
-//! auth` send in no other form.
+//! Protobuf bodies, as far as they are read: a Namespace, a PriorityClass and the reviews, which `kubectl create namespace`,
+//! `kubectl create priorityclass` and `kubectl auth` send in no other form.
 //!
 //! A body is four magic bytes, then the message `Unknown`, which holds the object's own message (apimachinery
 //! `runtime/serializer/protobuf`). Everything else is refused in words.
@@ -34,6 +34,20 @@ struct TypeMeta {
 struct Namespace {
     #[prost(message, optional, tag = "1")]
     metadata: Option<ObjectMeta>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PriorityClass {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<ObjectMeta>,
+    #[prost(int32, tag = "2")]
+    value: i32,
+    #[prost(bool, tag = "3")]
+    global_default: bool,
+    #[prost(string, tag = "4")]
+    description: String,
+    #[prost(string, tag = "5")]
+    preemption_policy: String,
 }
 
 /// What a client says of a new object; the rest is the server's to say.
@@ -107,7 +121,7 @@ struct RulesReviewSpec {
 
 pub fn refusal() -> Refusal {
     Refusal::unsupported_media_type(
-        "the hub reads no protobuf but for namespaces and reviews: send JSON or YAML (with kubectl, use `create -f` or \
+        "the hub reads no protobuf but for namespaces, priority classes and reviews: send JSON or YAML (with kubectl, use `create -f` or \
          `apply -f` instead of the shortcuts that make an object from flags)",
     )
 }
@@ -118,6 +132,7 @@ pub fn decode(kind: &Kind, bytes: &[u8]) -> Result<Value> {
         Backing::Review(Review::Access) => access_review,
         Backing::Review(Review::Rules) => rules_review,
         Backing::Store if kind.gvk == kinds::NAMESPACE.gvk => namespace,
+        Backing::Store if kind.gvk == kinds::PRIORITY_CLASS.gvk => priority_class,
         Backing::Store | Backing::View | Backing::Review(Review::Placement | Review::Drill) => return Err(refusal()),
     };
     let malformed =
@@ -132,14 +147,30 @@ pub fn decode(kind: &Kind, bytes: &[u8]) -> Result<Value> {
 }
 
 fn namespace(raw: &[u8]) -> std::result::Result<Value, DecodeError> {
-    let metadata = Namespace::decode(raw)?.metadata.unwrap_or_default();
-    Ok(json!({
-        "metadata": {
-            "name": metadata.name, "generateName": metadata.generate_name,
-            "resourceVersion": metadata.resource_version, "labels": metadata.labels,
-            "annotations": metadata.annotations, "finalizers": metadata.finalizers,
-        },
-    }))
+    Ok(json!({"metadata": metadata(Namespace::decode(raw)?.metadata)}))
+}
+
+fn priority_class(raw: &[u8]) -> std::result::Result<Value, DecodeError> {
+    let class = PriorityClass::decode(raw)?;
+    let mut object =
+        json!({"metadata": metadata(class.metadata), "value": class.value, "description": class.description});
+    // As in JSON, where what is not said is left out.
+    if class.global_default {
+        object["globalDefault"] = true.into();
+    }
+    if !class.preemption_policy.is_empty() {
+        object["preemptionPolicy"] = class.preemption_policy.into();
+    }
+    Ok(object)
+}
+
+fn metadata(said: Option<ObjectMeta>) -> Value {
+    let said = said.unwrap_or_default();
+    json!({
+        "name": said.name, "generateName": said.generate_name,
+        "resourceVersion": said.resource_version, "labels": said.labels,
+        "annotations": said.annotations, "finalizers": said.finalizers,
+    })
 }
 
 fn access_review(raw: &[u8]) -> std::result::Result<Value, DecodeError> {

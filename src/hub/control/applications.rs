@@ -122,7 +122,9 @@ impl Controller {
     }
 
     pub(super) fn settle_applications(&mut self, now: Now) {
-        let ripe = self.due.ripe(now.monotonic_ms).filter(|(uid, _)| !self.lanes.contains_key(*uid));
+        let (index, due) = (&self.index, &mut self.due);
+        due.ripen(now.monotonic_ms, |uid| index.priority(uid));
+        let ripe = self.due.ripe().filter(|(uid, _)| !self.lanes.contains_key(*uid));
         let most = DECISIONS_MAX.min(LANES_MAX.saturating_sub(self.lanes.len()));
         let mut due: Vec<(Uid, Due)> = ripe.map(|(uid, due)| (uid.clone(), due)).take(most + 1).collect();
         let more = due.len() > most;
@@ -470,6 +472,7 @@ impl Controller {
                 clusters: &self.truths,
                 faults: self.render_faults.get(uid).map(|known| known.faults.as_slice()).unwrap_or_default(),
                 plugin: self.plugins.failure(uid),
+                class: self.index.classes.missing(&stored.view.spec.policies),
                 held: &held,
             },
         )

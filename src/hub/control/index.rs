@@ -16,11 +16,12 @@ use crate::{
         records::{Blobs, Placements, Record, changes_of},
     },
     kinds::{
-        APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, PLACEMENT_PROFILE, application::source_digest,
+        APPLICATION, APPLICATION_REVISION, CLUSTER, EVENT, JOIN_TOKEN, PLACEMENT_PROFILE, PRIORITY_CLASS,
+        application::source_digest,
     },
     model::{
         Application, Cluster, Digest, Placement, Report, Timestamp, Uid, application::Affinity, binding::Binding,
-        object::Metadata, placement::Row, revision::Revision as Rendered, token::JoinToken,
+        object::Metadata, placement::Row, priority::PriorityClasses, revision::Revision as Rendered, token::JoinToken,
     },
     store::{Entry, Key, Revision, object},
 };
@@ -44,6 +45,7 @@ pub struct Index {
     pub bindings: BTreeMap<Uid, Arc<Binding>>,
     /// What the platform has to say in placements.
     pub profiles: Profiles,
+    pub classes: PriorityClasses,
     /// What Applications say of others, by those that do.
     pub affinities: BTreeMap<Uid, Affinity>,
     /// Expiry of join tokens.
@@ -87,6 +89,8 @@ pub struct Touched {
     pub moved: BTreeSet<Uid>,
     /// Names of profiles that came, went or changed.
     pub profiles: BTreeSet<String>,
+    /// Names of priority classes that came or went.
+    pub classes: BTreeSet<String>,
     /// (cluster, application).
     pub reports: BTreeSet<(Uid, Uid)>,
     pub events: Vec<(Key, Option<Entry>)>,
@@ -94,6 +98,10 @@ pub struct Touched {
 }
 
 impl Index {
+    pub fn priority(&self, application: &Uid) -> i32 {
+        self.applications.get(application).map_or(0, |stored| self.classes.of(&stored.view.spec.policies))
+    }
+
     pub fn apply(&mut self, feed: &Feed) -> Touched {
         let mut touched = Touched::default();
         match feed {
@@ -184,6 +192,7 @@ impl Index {
             None if is(&APPLICATION) => self.read_application(key, entry, touched),
             None if is(&CLUSTER) => self.read_cluster(key, entry, touched),
             None if is(&PLACEMENT_PROFILE) => self.read_profile(key, entry, touched),
+            None if is(&PRIORITY_CLASS) => self.read_class(key, entry, touched),
             None if is(&JOIN_TOKEN) => self.read_token(key, entry),
             None if is(&EVENT) => {
                 touched.events.push((key.clone(), entry.cloned()));
@@ -321,6 +330,16 @@ impl Index {
         match entry {
             Some(entry) => self.profiles.insert(name, Profile::of(&object::decode(&entry.value)?["spec"])),
             None => self.profiles.remove(name),
+        }
+        Ok(())
+    }
+
+    fn read_class(&mut self, key: &Key, entry: Option<&Entry>, touched: &mut Touched) -> Result<(), object::Invalid> {
+        let name = key.as_str().strip_prefix(&keys::prefix(&PRIORITY_CLASS, Some(""))).unwrap_or_default().to_owned();
+        touched.classes.insert(name.clone());
+        match entry {
+            Some(entry) => drop(self.classes.0.insert(name, object::view(&entry.value)?)),
+            None => drop(self.classes.0.remove(&name)),
         }
         Ok(())
     }

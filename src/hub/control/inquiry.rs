@@ -51,6 +51,7 @@ struct Subject {
     previous: Option<Arc<Placement>>,
     running: Option<RunningRevision>,
     neighbours: Neighbours,
+    priority: i32,
     /// What another scheduler decided.
     binding: Option<Arc<Binding>>,
 }
@@ -88,6 +89,7 @@ impl Controller {
                     application: Arc::new((**application).clone()),
                     previous,
                     running,
+                    priority: 0,
                     binding: None,
                 };
                 About::One { subject: Box::new(subject), held: BTreeSet::new(), rebalance: Rebalance::No }
@@ -138,6 +140,7 @@ impl Controller {
             running: running.filter(|running| newest.is_none_or(|newest| running.name != newest.name)),
             previous,
             neighbours: self.neighbours(&stored.view),
+            priority: self.index.classes.of(&stored.view.spec.policies),
             binding: self.index.bindings.get(uid).cloned(),
         })
     }
@@ -198,6 +201,7 @@ impl Subject {
             running: self.running(),
             profiles,
             scheduler: self.application.spec.other_scheduler(),
+            priority: self.priority,
         })
     }
 }

@@ -57,6 +57,7 @@ mod lanes;
 mod neighbours;
 mod outbox;
 mod plugins;
+mod priorities;
 mod profiles;
 mod rebalancing;
 mod reservations;
@@ -358,6 +359,7 @@ impl Controller {
                 self.mark(application, now.monotonic_ms, true);
             }
             self.on_profiles(now, &touched.profiles);
+            self.on_classes(now, &touched.classes);
             self.on_moved(now, &touched.moved);
         }
     }

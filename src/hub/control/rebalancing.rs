@@ -32,7 +32,9 @@ impl Rounds {
 impl Controller {
     /// Begins the rounds that are due.
     pub(super) fn begin_rounds(&mut self, now: Now) {
-        let ripe: Vec<Uid> = self.rounds.next.ripe(now.monotonic_ms).map(|(uid, _)| uid.clone()).collect();
+        let index = &self.index;
+        self.rounds.next.ripen(now.monotonic_ms, |uid| index.priority(uid));
+        let ripe: Vec<Uid> = self.rounds.next.ripe().map(|(uid, _)| uid.clone()).collect();
         for application in ripe {
             self.rounds.next.remove(&application);
             self.rounds.open.insert(application.clone());

@@ -49,7 +49,7 @@ fn drilled(rooms: &[(&str, u32)], apps: &[App], losing: &[&str]) -> Drill {
 fn tenants<'a>(apps: &'a [App], profiles: &'a Profiles) -> Vec<Tenant<'a>> {
     let tenant = |app: &'a App| {
         let App { name, policies, components, placement } = app;
-        Tenant { name, policies, components, placement, running: None, profiles, scheduler: None }
+        Tenant { name, policies, components, placement, running: None, profiles, scheduler: None, priority: 0 }
     };
     apps.iter().map(tenant).collect()
 }

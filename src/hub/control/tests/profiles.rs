@@ -68,7 +68,8 @@ fn a_profile_wakes_those_who_go_by_it_and_nobody_else() {
         world.controller.due = Default::default();
         let now = world.now();
         world.controller.on_profiles(now, &[name.to_owned()].into());
-        world.controller.due.ripe(u64::MAX).map(|(uid, _)| uid.clone()).collect()
+        world.controller.due.ripen(u64::MAX, |_| 0);
+        world.controller.due.ripe().map(|(uid, _)| uid.clone()).collect()
     };
     assert_eq!(woken(&mut world, "gold"), [gold]);
     assert_eq!(woken(&mut world, "silver"), [silver]);

@@ -1,0 +1,24 @@
+//! Priorities: who is told anew when a priority class comes or goes. Nobody is decided anew for it: it is an order of those
+//! that wait, and says of nobody that he has too much.
+
+use std::collections::BTreeSet;
+
+use super::Controller;
+use crate::model::{Now, Uid, priority::named};
+
+impl Controller {
+    pub(super) fn on_classes(&mut self, now: Now, changed: &BTreeSet<String>) {
+        if changed.is_empty() {
+            return;
+        }
+        let names = |policies| named(policies).any(|name| changed.contains(name));
+        let applications = self.index.applications.iter();
+        let told: Vec<Uid> = applications
+            .filter(|(_, stored)| names(stored.view.spec.policies.as_slice()))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for application in told {
+            self.mark(&application, now.monotonic_ms, false);
+        }
+    }
+}
