@@ -33,6 +33,13 @@ pub struct Placement {
     pub rebalanced: String,
 }
 
+impl Placement {
+    /// Whether anything moves from or to this cluster.
+    pub fn has_move_at(&self, cluster: &Uid) -> bool {
+        self.moves.iter().any(|known| known.to == *cluster || known.from == *cluster)
+    }
+}
+
 /// A part of a component that leaves a cluster, and goes from there when what comes in its stead is healthy (rule 3).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

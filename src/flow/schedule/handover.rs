@@ -11,7 +11,7 @@
 //! | Single | with all that leaves the cluster, once all of it is healthy at its new place |
 //! | Duplicated | the same; where no new cluster takes it, once one that has it anyway is healthy |
 //!
-//! A part of which nothing is healthy, as its agent says, waits for nobody: nothing is lost with it. What has no replicas to count goes with the last counted part of its Application there. Fewer replicas in all are no
+//! A part in a cluster that is silent goes when that is heard again, and its replacement is healthy then. A part of which nothing is healthy, as its agent says, waits for nobody: nothing is lost with it. What has no replicas to count goes with the last counted part of its Application there. Fewer replicas in all are no
 //! move: they go at once. Where an edit changes what a replica asks for, its old part goes at once too: its room is what
 //! the edit was fitted into. A cluster that a person deletes waits for nobody.
 //!
@@ -251,6 +251,12 @@ fn without_done(handover: &Handover<'_>, solution: &Solution, moves: Vec<Move>) 
     let mut left: Vec<Move> = Vec::new();
     let mut arrived: BTreeMap<(String, Uid), u32> = BTreeMap::new();
     for known in moves.iter().filter(|known| !is_lost(handover, known)) {
+        // Who is not heard goes on with what he has, and would let go of it when he hears of it: whatever has become of its
+        // replacement by then.
+        if !(handover.is_heard)(&known.from) {
+            left.push(known.clone());
+            continue;
+        }
         let incoming = |other: &&Move| (&other.component, &other.to) == (&known.component, &known.to);
         let incoming: u32 = moves.iter().filter(incoming).map(|other| other.replicas.unwrap_or(1)).sum();
         let key = (known.component.clone(), known.to.clone());

@@ -95,7 +95,7 @@ impl Controller {
         let report = self.index.report(application, cluster).map(Arc::as_ref);
         let confirms = row.is_some_and(|row| !slice::confirmed(row, report).is_empty() && !row.removals.is_empty());
         // Whether what comes is healthy, or what goes is not.
-        let hands_over = placement.moves.iter().any(|known| known.to == *cluster || known.from == *cluster);
+        let hands_over = placement.has_move_at(cluster);
         let rows = placement.rows.len() as u64;
         let pace = PACE_MS + PACE_MS_PER_ROW * rows + PACE_MS_PER_WAITING * self.due.len() as u64;
         let earliest = self.written_ms.get(application).map_or(0, |written| written + pace);

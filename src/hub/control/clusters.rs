@@ -226,7 +226,9 @@ impl Controller {
         self.fleet.set_silent(uid, truth != Truth::True);
         self.clusters_due.insert(uid.clone(), now.monotonic_ms);
         for application in self.index.tenants.get(uid).cloned().unwrap_or_default() {
-            self.mark(&application, now.monotonic_ms, false);
+            // What moves from or to there waits for its voice.
+            let hands_over = self.index.placement(&application).is_some_and(|placement| placement.has_move_at(uid));
+            self.mark(&application, now.monotonic_ms, hands_over);
         }
         if let Some((known, heard)) = known.zip(self.fleet.get(uid).cloned()) {
             self.wake_waiting(now, uid, &known, &heard);

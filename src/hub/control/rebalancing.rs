@@ -81,8 +81,7 @@ impl Controller {
         placement.moves.is_empty() && heard.all(rests)
     }
 
-    /// The request that this decision ends; else the one that was ended before. Of one that is placed for the first time
-    /// nothing can be better anywhere else.
+    /// The request that this decision ends; else the one that was ended before.
     pub(super) fn end_rebalance(
         &mut self,
         now: Now,
@@ -110,7 +109,7 @@ impl Controller {
             self.tell(now, stored, false, "Rebalancing", message);
         }
         let request = requested(&stored.view);
-        let ended = request.filter(|_| previous.is_none() || asked == Rebalance::Asked && is_over);
+        let ended = request.filter(|_| asked == Rebalance::Asked && is_over);
         ended.cloned().unwrap_or_else(|| previous.map(|known| known.rebalanced.clone()).unwrap_or_default())
     }
 }

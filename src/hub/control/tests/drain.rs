@@ -207,6 +207,26 @@ fn a_place_that_is_drained_itself_hands_what_was_coming_to_another() {
     assert_eq!(world.shares(&web), shares(&[("ap", 4)]));
 }
 
+#[test]
+fn rule_03_who_is_not_heard_is_let_go_of_when_he_is_heard_again() {
+    let mut world = World::with(&[("ap", 20), ("eu", 20), ("us", 20)]);
+    let web = world.apply("web", 6, policy("Divided"));
+    world.settle();
+    world.agent("ap").up = false;
+    world.pass(60_000);
+    drain(&mut world, "ap", true);
+    world.pass(10_000);
+    assert_eq!(world.shares(&web), shares(&[("ap", 2), ("eu", 3), ("us", 3)]));
+    world.agent("eu").unready = true;
+    world.pass(10_000);
+    world.agent("ap").up = true;
+    world.pass(10_000);
+    assert_eq!(world.shares(&web).get("ap"), Some(&1), "one of its replacements is healthy, and one is not");
+    world.agent("eu").unready = false;
+    world.pass(10_000);
+    assert_eq!(world.shares(&web), shares(&[("eu", 3), ("us", 3)]));
+}
+
 #[derive(Debug, Clone)]
 enum Turn {
     Drain(usize, bool),
