@@ -109,10 +109,15 @@ struct Watch<'a> {
     admin: &'a Admin,
     request: String,
     until: Option<Instant>,
-    /// What was told of each last.
-    running: BTreeMap<ObjectName, String>,
+    running: BTreeMap<ObjectName, Told>,
     /// Those that nobody waits for any longer.
     stranded: usize,
+}
+
+/// What was told of an Application: with the request, and last.
+struct Told {
+    first: String,
+    last: String,
 }
 
 impl Watch<'_> {
@@ -121,7 +126,7 @@ impl Watch<'_> {
         let application = self.admin.patch_in(&APPLICATION, &name, &patch).await?;
         let sum = sum(&application);
         println!("{name}: {sum}: asked for");
-        self.running.insert(name, sum);
+        self.running.insert(name, Told { last: sum.clone(), first: sum });
         Ok(())
     }
 
@@ -140,7 +145,7 @@ impl Watch<'_> {
                 _ => format!("{sum}, of which {} replicas are on their way", replicas_of(&placement["moves"])),
             };
             if placement["rebalanced"] == *self.request {
-                match now == told {
+                match now == told.first {
                     true => println!("{name}: {now}: nothing gains more than it costs"),
                     false => println!("{name}: {now}: done"),
                 }
@@ -151,10 +156,10 @@ impl Watch<'_> {
                 self.stranded += 1;
                 continue;
             }
-            if now != told {
+            if now != told.last {
                 println!("{name}: {now}");
             }
-            self.running.insert(name, now);
+            self.running.insert(name, Told { last: now, ..told });
         }
         Ok(())
     }
