@@ -1,9 +1,9 @@
 //! How fast and how well a fleet is replanned that lost a cluster: the product's own `flow::schedule::drill`, at three
 //! grades of fill.
 //!
-//! The bound is on what cannot be helped: with every free amount of the whole fleet in one place, so many of the lost
-//! replicas would still find no room. Policies, nodes, and that a component's replicas are placed together or not at all, are
-//! not counted into it: the gap to it is theirs.
+//! The bound is on what cannot be helped: with every free amount of the whole fleet in one place, or with all nodes that are
+//! left for the replicas of one size alone, so many of the lost ones would still find no room. Policies, and that a
+//! component's replicas are placed together or not at all, are not counted into it: the gap to it is theirs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,7 +113,8 @@ impl Sums {
         let rows = tenants.iter().flat_map(|tenant| &tenant.placement.rows);
         let healthy = rows.filter(|row| !lost.contains(&row.cluster)).flat_map(|row| row.components.values());
         self.healthy += healthy.map(|share| u64::from(share.replicas.unwrap_or(0))).sum::<u64>();
-        self.bound += [CPU, MEMORY].into_iter().map(|name| bound(fleet, name, &gone, &lost)).max().unwrap_or(0);
+        let by_amount = [CPU, MEMORY].into_iter().map(|name| bound(fleet, name, &gone, &lost)).max().unwrap_or(0);
+        self.bound += by_amount.max(bound_by_nodes(fleet, &gone, &lost));
     }
 
     fn row(self, clusters: usize, applications: usize, (fill, filled, waiting): (u32, f64, usize)) -> Row {
@@ -193,6 +194,19 @@ fn bound(fleet: &Fleet, resource: &str, gone: &[(&Demand, u64)], lost: &BTreeSet
     left_out
 }
 
+/// So many find no node, each size by itself.
+fn bound_by_nodes(fleet: &Fleet, gone: &[(&Demand, u64)], lost: &BTreeSet<Uid>) -> u64 {
+    let mut by_demand: BTreeMap<&Demand, u64> = BTreeMap::new();
+    for (demand, replicas) in gone {
+        *by_demand.entry(demand).or_default() += replicas;
+    }
+    let room = |demand: &Demand| -> u64 {
+        let rooms = fleet.iter().filter(|(uid, _)| !lost.contains(*uid)).filter_map(|(_, known)| known.room.as_ref());
+        rooms.map(|room| u64::from(room.for_demand(demand))).sum()
+    };
+    by_demand.into_iter().map(|(demand, replicas)| replicas.saturating_sub(room(demand))).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::placement::demand, *};
@@ -203,6 +217,19 @@ mod tests {
         assert_eq!(rows.len(), 2);
         assert!(rows.iter().all(|row| row["replicas_lost"].as_u64() > Some(0)), "{rows:?}");
         assert_eq!((&rows[0]["unplaced"], &rows[0]["unplaced_bound"]), (&json!(0), &json!(0)), "{rows:?}");
+    }
+
+    #[test]
+    fn what_fits_on_no_node_is_not_to_be_helped() {
+        let (fleet, _) = fleet(2, 4_000);
+        let lost = BTreeSet::from([uid(0)]);
+        let left: u64 = fleet
+            .get(&uid(1))
+            .and_then(|known| known.room.as_ref())
+            .map_or(0, |room| room.for_demand(&demand(3)).into());
+        assert!(left > 0);
+        assert_eq!(bound_by_nodes(&fleet, &[(&demand(3), left)], &lost), 0);
+        assert_eq!(bound_by_nodes(&fleet, &[(&demand(3), left), (&demand(3), 3), (&demand(0), 1)], &lost), 3);
     }
 
     #[test]
