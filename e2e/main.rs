@@ -37,6 +37,7 @@ mod scenarios_joining;
 mod scenarios_outage;
 mod scenarios_placement;
 mod scenarios_plugins;
+mod scenarios_priority;
 mod scenarios_why;
 mod smoke;
 mod store_crash;

@@ -191,6 +191,8 @@ fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
         unplaced: Default::default(),
         moves,
         rebalanced: String::new(),
+        claims: Vec::new(),
+        preempted: Default::default(),
     };
     let mode = |component: &str| mode_of(&application.spec.policies, component);
     let placement = handover::anchored(&placement, &mode, &|_| false).into_owned();

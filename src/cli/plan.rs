@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Fleet, Neighbours, Problem, Profiles, Rebalance, Record,
+        Cessions, Fleet, Neighbours, Problem, Profiles, Rebalance, Record,
         account::{Account, account},
     },
     kinds::PLACEMENT_REVIEW,
@@ -150,6 +150,7 @@ fn record(
         neighbours: &Neighbours::default(),
         profiles: &Profiles::default(),
         rebalance: Rebalance::No,
+        cessions: &Cessions::new(),
     };
     Ok(Record::of(fleet, &problem))
 }

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 
 use crate::flow::schedule::{
     Hint,
-    account::{Account, Chosen, Refused},
+    account::{Account, Chosen, Leaving, Refused},
     drill::{Affected, Drill},
 };
 
@@ -40,6 +40,7 @@ pub fn account(told: &Account) -> String {
         notes.extend(sum.map(|sum| format!("{}: {sum} ({}{moves})", component.name, component.mode)));
     }
     notes.extend(told.unplaced.iter().map(|(component, what)| format!("{component}: not placed: {what}")));
+    notes.extend(told.victims.iter().map(leaving));
     notes.extend(told.hints.iter().map(hint));
     notes.extend(told.revision.map(|revision| match told.settled {
         true => format!("as of revision {revision}; nothing would change"),
@@ -69,6 +70,12 @@ fn why_not(refused: &Refused) -> String {
         "" => format!("{}: {}", refused.reason, refused.message),
         lacks => format!("{}: {}; {lacks} is lacking for one more", refused.reason, refused.message),
     }
+}
+
+fn leaving(known: &Leaving) -> String {
+    let Leaving { namespace, application, component, cluster, from, to } = known;
+    let count = from.map(|_| format!(" {}", share_of(*from, *to))).unwrap_or_default();
+    format!("to make room in {cluster}: {component} of {namespace}/{application}{count}")
 }
 
 fn hint(hint: &Hint) -> String {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use self::service::Service;
 use crate::model::{
-    Application, Conditions, FieldError, Now, Placement, Report, Uid,
+    Application, Conditions, FieldError, Now, ObjectName, Placement, Report, Uid,
     condition::{Condition, Truth},
-    placement::{Move, Row, Share},
+    placement::{Claim, Move, Row, Share, Victim},
     report::ObjectState,
     revision::Revision,
 };
@@ -261,6 +261,15 @@ fn conditions(now: Now, facts: &Facts<'_>, progress: &Progress<'_>) -> Condition
             format!("there is no priority class {class:?}: it waits behind those that name one, as if it named none");
         set("PriorityClassMissing", (Truth::True, "NotFound", what));
     }
+    let making_room = facts.placement.and_then(making_room);
+    if let Some(words) = &making_room {
+        set("Preempting", (Truth::True, "MakingRoom", words.clone()));
+    }
+    let preempted = facts.placement.filter(|placement| !placement.preempted.is_empty());
+    if let Some(placement) = preempted {
+        let words: Vec<_> = placement.preempted.iter().map(|(name, words)| format!("{name}: {words}")).collect();
+        set("Preempted", (Truth::True, "LowerPriority", words.join("; ")));
+    }
     if !facts.held.is_empty() {
         let words: Vec<_> = facts.held.iter().map(|(cluster, words)| format!("{cluster}: {words}")).collect();
         set("RemovalsHeld", (Truth::True, "NotConfirmed", words.join("; ")));
@@ -270,9 +279,41 @@ fn conditions(now: Now, facts: &Facts<'_>, progress: &Progress<'_>) -> Condition
         "PluginFailed" => facts.plugin.is_some(),
         "PriorityClassMissing" => facts.class.is_some(),
         "RemovalsHeld" => !facts.held.is_empty(),
+        "Preempting" => making_room.is_some(),
+        "Preempted" => preempted.is_some(),
         _ => true,
     });
     conditions
+}
+
+/// `2 of default/batch leave eu`: who makes room for what is missing.
+pub fn making_room(placement: &Placement) -> Option<String> {
+    let leaves = |claim: &Claim, victim: &Victim| match victim.replicas {
+        Some(_) => format!("{} of {} leave {}", victim.leaves(), victim.application, claim.cluster_name),
+        None => format!("{} of {} leaves {}", victim.component, victim.application, claim.cluster_name),
+    };
+    let each = |claim| move |victim| leaves(claim, victim);
+    let mut all = placement.claims.iter().flat_map(|claim| claim.victims.iter().map(each(claim)));
+    let words: Vec<String> = all.by_ref().take(TERMS_MAX).collect();
+    let more = all.count();
+    match (words.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(words.join(", ")),
+        (false, more) => Some(format!("{}, and {more} more", words.join(", "))),
+    }
+}
+
+fn claims(placement: &Placement) -> Vec<Value> {
+    let victim = |victim: &Victim| {
+        let ObjectName { namespace, name } = &victim.application;
+        let mut told = json!({"namespace": namespace, "application": name, "component": victim.component});
+        if let Some((had, keeps)) = victim.replicas {
+            (told["replicas"], told["keeps"]) = (had.into(), keeps.into());
+        }
+        told
+    };
+    let claim = |claim: &Claim| json!({"cluster": claim.cluster_name, "victims": claim.victims.iter().map(victim).collect::<Vec<_>>()});
+    placement.claims.iter().take(LISTED_MAX).map(claim).collect()
 }
 
 fn placement_json(facts: &Facts<'_>, placement: &Placement) -> Value {
@@ -302,6 +343,9 @@ fn placement_json(facts: &Facts<'_>, placement: &Placement) -> Value {
     });
     if !placement.moves.is_empty() {
         told["moves"] = moves(placement).into();
+    }
+    if !placement.claims.is_empty() {
+        told["claims"] = claims(placement).into();
     }
     if !placement.rebalanced.is_empty() {
         told["rebalanced"] = placement.rebalanced.clone().into();

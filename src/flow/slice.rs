@@ -95,6 +95,8 @@ pub fn place(change: &Change<'_>, solution: Solution) -> Placement {
         unplaced,
         moves,
         rebalanced: change.previous.rebalanced.clone(),
+        claims: Vec::new(),
+        preempted: BTreeMap::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         Digest, ObjectName, Placement, Uid,
-        placement::{Move, ROWS_PER_CHUNK, Refusal, Row, Why},
+        placement::{Claim, Move, ROWS_PER_CHUNK, Refusal, Row, Why},
     },
     store::{Change, Entry, Key, Revision, blobs, object},
 };
@@ -80,6 +80,10 @@ struct Head {
     moves: Vec<Move>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     rebalanced: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    claims: Vec<Claim>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    preempted: BTreeMap<String, String>,
 }
 
 /// One reason, and all the clusters that it is said of: many have the same.
@@ -137,6 +141,8 @@ pub fn encode(placement: &Placement) -> (Vec<(Key, Bytes)>, (Key, Bytes)) {
         unplaced: placement.unplaced.clone(),
         moves: placement.moves.clone(),
         rebalanced: placement.rebalanced.clone(),
+        claims: placement.claims.clone(),
+        preempted: placement.preempted.clone(),
     };
     (chunks, (Record::Head(application.clone()).key(), value(&head)))
 }
@@ -220,6 +226,8 @@ impl Placements {
                 unplaced: head.unplaced,
                 moves: head.moves,
                 rebalanced: head.rebalanced,
+                claims: head.claims,
+                preempted: head.preempted,
             };
             self.stored.insert(application.clone(), Stored { placement: Arc::new(placement), modified });
             changed.push(application);
@@ -326,6 +334,8 @@ mod tests {
             unplaced: BTreeMap::new(),
             moves: Vec::new(),
             rebalanced: String::new(),
+            claims: Vec::new(),
+            preempted: BTreeMap::new(),
         };
         let (chunks, (key, value)) = encode(&placement);
         assert!(value.len() < 30 * refusals.len(), "a reason that many clusters have is stored once");

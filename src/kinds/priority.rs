@@ -24,9 +24,10 @@ pub fn priority_class() -> Kind {
         ("description", Schema::string()),
         (
             "preemptionPolicy",
-            Schema::string()
-                .choices(["Never", "PreemptLowerPriority"])
-                .describe("Kept as it is given. The hub takes nothing away from anybody who runs, whatever it says."),
+            Schema::string().choices(["Never", "PreemptLowerPriority"]).describe(
+                "PreemptLowerPriority, which is the default: what finds no room may take it from Applications of \
+                     lower priority. Never: it waits.",
+            ),
         ),
     ]);
     Kind {
@@ -42,7 +43,7 @@ pub fn priority_class() -> Kind {
         status: Status::None,
         schema: schema.required(["value"]).describe(
             "A priority that placement policies name by priorityClassName: of Applications that wait, those of a higher \
-             one are decided first.",
+             one are decided first, and may take room from those of a lower one.",
         ),
         columns: vec![
             name(),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    Demand, Timestamp,
     object::{ObjectName, Uid},
     work::Removal,
 };
@@ -31,12 +32,58 @@ pub struct Placement {
     /// The request to rebalance ([`crate::kinds::application::REBALANCE_ANNOTATION`]) that was carried out last.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rebalanced: String,
+    /// Room that is kept, or made, for what could not be placed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
+    /// Component → for whom it makes or made room, as long as it lacks what it lost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub preempted: BTreeMap<String, String>,
 }
 
 impl Placement {
     /// Whether anything moves from or to this cluster.
     pub fn has_move_at(&self, cluster: &Uid) -> bool {
         self.moves.iter().any(|known| known.to == *cluster || known.from == *cluster)
+    }
+}
+
+/// Room in one cluster that nobody else gets until the Application that claims it is placed, or asks for it no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    pub cluster: Uid,
+    pub cluster_name: String,
+    /// What is to come: pods of these demands, so many of each.
+    pub pods: Vec<(Demand, u32)>,
+    /// Parts of Applications of lower priority that leave for it; none where there is room already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub victims: Vec<Victim>,
+    /// The ApplicationRevision that asks for it.
+    pub revision: String,
+    pub made: Timestamp,
+}
+
+/// A component of another Application that makes room in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Victim {
+    pub application: ObjectName,
+    pub application_uid: Uid,
+    pub component: String,
+    /// Replicas that it had there, and that it may keep; absent where it has none to count, and keeps nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<(u32, u32)>,
+}
+
+impl Victim {
+    /// Replicas that may stay.
+    pub fn keeps(&self) -> u32 {
+        self.replicas.map_or(0, |(_, keeps)| keeps)
+    }
+
+    /// Replicas that leave; what has none to count is one.
+    pub fn leaves(&self) -> u32 {
+        self.replicas.map_or(1, |(had, keeps)| had.saturating_sub(keeps))
     }
 }
 
@@ -157,6 +204,8 @@ pub enum Why {
     NoHeadroom { resource: String, free: i64, percent: u32 },
     #[error("{message} (a plug-in of the platform)")]
     PluginRefused { message: String },
+    #[error("makes room for {by}")]
+    Preempted { by: String },
 }
 
 impl Why {
@@ -189,6 +238,7 @@ impl Why {
             Self::PluginRefused { .. } => "PluginRefused",
             Self::Affinity { .. } => "Affinity",
             Self::AntiAffinity { .. } => "AntiAffinity",
+            Self::Preempted { .. } => "Preempted",
         }
     }
 }

@@ -14,6 +14,15 @@ pub const VALUE_MAX: i64 = 1_000_000_000;
 pub struct PriorityClass {
     pub value: i32,
     pub global_default: bool,
+    pub preemption_policy: PreemptionPolicy,
+}
+
+/// Whether Applications of a class take room from those of lower ones. As in Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PreemptionPolicy {
+    Never,
+    #[default]
+    PreemptLowerPriority,
 }
 
 /// All there are, by name.
@@ -29,10 +38,20 @@ pub fn named(policies: &[Policy]) -> impl Iterator<Item = &str> {
 impl PriorityClasses {
     /// Of an Application with these policies: the highest that they name and that is there, else the default one's, else 0.
     pub fn of(&self, policies: &[Policy]) -> i32 {
-        let known = named(policies).filter_map(|name| self.0.get(name)).map(|class| class.value);
+        self.class_of(policies).map_or(0, |class| class.value)
+    }
+
+    /// Whether an Application with these policies takes room from those of lower priority.
+    pub fn preempts(&self, policies: &[Policy]) -> bool {
+        let policy = self.class_of(policies).map(|class| class.preemption_policy).unwrap_or_default();
+        policy == PreemptionPolicy::PreemptLowerPriority
+    }
+
+    fn class_of(&self, policies: &[Policy]) -> Option<&PriorityClass> {
+        let known = named(policies).filter_map(|name| self.0.get(name)).max_by_key(|class| class.value);
         // As in Kubernetes: of several defaults the one with the lowest value.
-        let default = || self.0.values().filter(|class| class.global_default).map(|class| class.value).min();
-        known.max().or_else(default).unwrap_or(0)
+        let default = || self.0.values().filter(|class| class.global_default).min_by_key(|class| class.value);
+        known.or_else(default)
     }
 
     /// A class that they name, and that is not there.
@@ -49,7 +68,8 @@ mod tests {
 
     #[test]
     fn the_highest_class_that_is_named_counts_and_else_the_lowest_default() {
-        let class = |value: i32, global_default: bool| PriorityClass { value, global_default };
+        let class =
+            |value: i32, global_default: bool| PriorityClass { value, global_default, ..PriorityClass::default() };
         let all = [
             ("high", class(100, false)),
             ("low", class(-5, false)),

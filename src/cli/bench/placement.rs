@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::{Row, load::Samples, process::Usage};
 use crate::{
-    flow::schedule::{Candidate, Decision, Fleet, Neighbours, Problem, Profiles, Rebalance, Room, Solution, decide},
+    flow::schedule::{
+        Candidate, Cessions, Decision, Fleet, Neighbours, Problem, Profiles, Rebalance, Room, Solution, decide,
+    },
     model::{
         Demand, ObjectName, Placement, Policy, Resources, Sketch, Timestamp, Uid,
         cluster::{PROVIDER_LABEL, Property, REGION_LABEL, ZONE_LABEL},
@@ -145,6 +147,7 @@ pub(super) fn timed(fleet: &mut Fleet, application: &Application) -> (Decision, 
         neighbours: &Neighbours::default(),
         profiles: &Profiles::default(),
         rebalance: Rebalance::No,
+        cessions: &Cessions::new(),
     };
     let begin = Instant::now();
     let decision = decide(fleet, &problem);
@@ -283,6 +286,8 @@ pub(super) fn application_of(number: usize, kind: usize, properties: Value, coun
         unplaced: Default::default(),
         moves: Vec::new(),
         rebalanced: String::new(),
+        claims: Vec::new(),
+        preempted: BTreeMap::new(),
     };
     let policy = Policy { name: "placement".into(), type_: "placement".into(), properties };
     Application { kind, policies: vec![policy], components: vec![component], previous }

@@ -82,6 +82,8 @@ impl Scene {
                 unplaced: BTreeMap::new(),
                 moves: Vec::new(),
                 rebalanced: String::new(),
+                claims: Vec::new(),
+                preempted: BTreeMap::new(),
             }),
             reports: BTreeMap::new(),
             clusters: shares.iter().map(|&(name, _)| (name.into(), Truth::True)).collect(),

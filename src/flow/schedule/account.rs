@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Fleet, Hint, Problem, Solution, hints, mode_of, solve};
 use crate::model::{
     Placement, Resources, Uid,
-    placement::{Refusal, Share, Why},
+    placement::{Claim, Refusal, Share, Victim, Why},
     revision::RenderedComponent,
 };
 
@@ -29,6 +29,24 @@ pub struct Account {
     /// Component → what was missing.
     pub unplaced: BTreeMap<String, String>,
     pub hints: Vec<Hint>,
+    /// Parts of other Applications that leave, or would, to make room for what is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub victims: Vec<Leaving>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Leaving {
+    pub namespace: String,
+    pub application: String,
+    pub component: String,
+    pub cluster: String,
+    /// Replicas it had there; absent where it has none to count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<u32>,
+    /// Replicas it may keep there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -81,6 +99,19 @@ pub fn account(fleet: &mut Fleet, problem: &Problem<'_>) -> Account {
     let solution = solve(fleet, problem);
     let hints = hints(fleet, problem, &solution);
     Account { hints, ..told(fleet, problem, &solution) }
+}
+
+/// Who makes room, by these claims.
+pub fn leaving(claims: &[Claim]) -> Vec<Leaving> {
+    let of = |claim: &Claim, victim: &Victim| Leaving {
+        namespace: victim.application.namespace.clone(),
+        application: victim.application.name.clone(),
+        component: victim.component.clone(),
+        cluster: claim.cluster_name.clone(),
+        from: victim.replicas.map(|(had, _)| had),
+        to: victim.replicas.map(|(_, keeps)| keeps),
+    };
+    claims.iter().flat_map(|claim| claim.victims.iter().map(move |victim| of(claim, victim))).collect()
 }
 
 /// Tells of what is decided.

@@ -144,8 +144,7 @@ impl Place<'_> {
         let filters: [&dyn Filter; 3] = [&Membership, &Draining, chosen];
         let closed = filters.iter().find_map(|filter| match filter.judge(&view).standing {
             Standing::Open => None,
-            Standing::Keeps(why) | Standing::Leaves(why) => Some(why),
-            Standing::Gone => Some(Why::Deleting),
+            Standing::Keeps(why) | Standing::Leaves(why) | Standing::Gone(why) => Some(why),
         });
         let mut room = cluster.room.clone();
         let bound = || self.problem.components.iter().filter(|component| self.bound.contains_key(&component.name));

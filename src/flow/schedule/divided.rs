@@ -13,7 +13,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    Placing, Room,
+    Cession, Placing, Room,
     explain::{No, Shortage, misfit},
     fleet::{Domains, Id},
     integer::{self, Answer, Count, Slot, Task, Verdict},
@@ -168,15 +168,15 @@ impl<'a> Solver<'a> {
             let stays = matches!(standing, Standing::Open | Standing::Keeps(_));
             let present = share > 0 || (wanted == 0 && stays && self.has(component, slot.id).is_some());
             if present {
-                self.give(slot.id, component, Some(share), || figures.reason(slot, share));
+                let cession = self.cession(slot.id, component).filter(|cession| share <= cession.keeps);
+                self.give(slot.id, component, Some(share), || figures.reason(slot, share, cession));
             }
             self.settle_room(slot, share, (component, &demand), before);
             if present {
                 continue;
             }
             let why = match (standing, &part.why) {
-                (Standing::Keeps(why) | Standing::Leaves(why), _) => Some(why.clone()),
-                (Standing::Gone, _) => Some(Why::Deleting),
+                (Standing::Keeps(why) | Standing::Leaves(why) | Standing::Gone(why), _) => Some(why.clone()),
                 (Standing::Open, Some(why)) => Some(why.clone()),
                 (Standing::Open, None) if slot.high() == 0 => {
                     Some(Why::NoRoom { room: 0, wanted, scarce: self.scarce(slot.id, &demand) })
@@ -252,16 +252,17 @@ impl<'a> Solver<'a> {
         let might = match standing {
             Standing::Open | Standing::Keeps(_) => stays,
             Standing::Leaves(_) => had,
-            Standing::Gone => 0,
+            Standing::Gone(_) => 0,
         };
-        if matches!(standing, Standing::Leaves(_) | Standing::Gone) {
+        if matches!(standing, Standing::Leaves(_) | Standing::Gone(_)) {
             stays = 0;
         }
+        let keeps = self.cession(id, component).map_or(u32::MAX, |cession| cession.keeps);
         let slot = Slot {
             id,
             had,
-            stays,
-            might,
+            stays: stays.min(keeps),
+            might: might.min(keeps),
             room,
             weight: placing.standings.weight(id),
             tier: placing.standings.tier(id),
@@ -498,7 +499,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn reason(&self, slot: &Slot, share: u32) -> String {
+    fn reason(&self, slot: &Slot, share: u32, cession: Option<&Cession>) -> String {
         let Self { wanted, had, room, .. } = self;
         let how = || match self.division {
             Division::FreeCapacity => format!("by free capacity, {} of {room}", slot.room),
@@ -506,6 +507,12 @@ impl Figures {
             Division::Aggregated => format!("in as few clusters as may be, room for {}", slot.high()),
         };
         match (slot.had, share) {
+            (before, share)
+                if share < before
+                    && let Some(Cession { by, .. }) = cession =>
+            {
+                format!("{share} of {wanted}, down from {before}: makes room for {by}")
+            }
             (0, share) if self.rebalanced => format!("{share} of {wanted} by a rebalance {}", how()),
             (before, share) if self.rebalanced && share != before => {
                 let way = if share > before { "up" } else { "down" };

@@ -14,7 +14,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fleet, Hint, Neighbours, Problem, Profiles, Rebalance, Running, Solution, hints, solve, solve_telling};
+use super::{
+    Cessions, Fleet, Hint, Neighbours, Problem, Profiles, Rebalance, Running, Solution, hints, solve, solve_telling,
+};
 use crate::model::{
     ObjectName, Placement, Policy, Timestamp, Uid,
     application::ClusterSet,
@@ -209,6 +211,7 @@ impl Drill {
 fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placement>) -> Problem<'a> {
     static NOBODY: BTreeSet<Uid> = BTreeSet::new();
     static ALONE: Neighbours = Neighbours::NONE;
+    static UNTOUCHED: Cessions = Cessions::new();
     Problem {
         now,
         policies: tenant.policies,
@@ -219,6 +222,7 @@ fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placemen
         neighbours: &ALONE,
         profiles: tenant.profiles,
         rebalance: Rebalance::No,
+        cessions: &UNTOUCHED,
     }
 }
 

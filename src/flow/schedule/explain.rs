@@ -64,8 +64,8 @@ impl No {
     /// Whether it says no by what the user chose, not by what the cluster lacks.
     pub fn is_by_choice(&self, id: Id) -> bool {
         match self.placing.of(id) {
-            Standing::Keeps(why) | Standing::Leaves(why) => is_by_choice(why),
-            Standing::Open | Standing::Gone => false,
+            Standing::Keeps(why) | Standing::Leaves(why) | Standing::Gone(why) => is_by_choice(why),
+            Standing::Open => false,
         }
     }
 
@@ -74,8 +74,7 @@ impl No {
             return why.clone();
         }
         match self.placing.of(id) {
-            Standing::Keeps(why) | Standing::Leaves(why) => return why.clone(),
-            Standing::Gone => return Why::Deleting,
+            Standing::Keeps(why) | Standing::Leaves(why) | Standing::Gone(why) => return why.clone(),
             Standing::Open => {}
         }
         if self.unweighted && self.placing.standings.weight(id) == 0 {

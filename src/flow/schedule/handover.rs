@@ -42,6 +42,8 @@ pub struct Handover<'a> {
     pub is_draining: &'a dyn Fn(&Uid) -> bool,
     /// Clusters that are deleted: nothing there is waited for.
     pub is_gone: &'a dyn Fn(&Uid) -> bool,
+    /// Whether what comes in its stead is not waited for any longer.
+    pub is_overdue: &'a dyn Fn(&Move) -> bool,
     /// Whether a component's replicas ask for something else than those that run.
     pub asks_anew: &'a dyn Fn(&str) -> bool,
 }
@@ -255,6 +257,9 @@ fn without_done(handover: &Handover<'_>, solution: &Solution, moves: Vec<Move>) 
         // replacement by then.
         if !(handover.is_heard)(&known.from) {
             left.push(known.clone());
+            continue;
+        }
+        if (handover.is_overdue)(known) {
             continue;
         }
         let incoming = |other: &&Move| (&other.component, &other.to) == (&known.component, &known.to);

@@ -24,6 +24,7 @@ pub use self::{
     fleet::{Candidate, Fleet},
     hints::{Hint, hints},
     neighbours::{Named, Neighbour, Neighbours},
+    preempt::{Cession, Cessions, Tenancy},
     profile::{Profile, Profiles},
     question::{Ask, questions},
     rebalance::Rebalance,
@@ -63,6 +64,7 @@ mod integer;
 pub mod neighbours;
 mod network;
 mod policies;
+pub mod preempt;
 mod profile;
 mod question;
 pub mod rebalance;
@@ -97,6 +99,8 @@ pub struct Problem<'a> {
     /// What the platform has to say.
     pub profiles: &'a Profiles,
     pub rebalance: Rebalance,
+    /// What it gives up for others.
+    pub cessions: &'a Cessions,
 }
 
 /// The revision that runs while another is decided.

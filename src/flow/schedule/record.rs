@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Candidate, Fleet, Neighbours, Problem, Profiles, Rebalance, Running, Solution, solve};
+use super::{Candidate, Cessions, Fleet, Neighbours, Problem, Profiles, Rebalance, Running, Solution, solve};
 use crate::model::{Placement, Policy, Timestamp, Uid, plugin::Answered, revision::RenderedComponent};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Record {
     pub answers: BTreeMap<String, Answered>,
     #[serde(default, skip_serializing_if = "Rebalance::is_no")]
     pub rebalance: Rebalance,
+    #[serde(default, skip_serializing_if = "Cessions::is_empty")]
+    pub cessions: Cessions,
     pub fleet: BTreeMap<Uid, Candidate>,
 }
 
@@ -57,6 +59,7 @@ impl Record {
             profiles: problem.profiles.sources(),
             answers: problem.profiles.answers().clone(),
             rebalance: problem.rebalance,
+            cessions: problem.cessions.clone(),
             fleet: fleet.iter().map(|(uid, candidate)| (uid.clone(), candidate.clone())).collect(),
         }
     }
@@ -83,6 +86,7 @@ impl Record {
             neighbours: &self.neighbours,
             profiles,
             rebalance: self.rebalance,
+            cessions: &self.cessions,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Decision, Problem, Room,
+    Cession, Decision, Problem, Room,
     explain::No,
     fleet::{Fleet, Id},
     integer::Broken,
@@ -172,6 +172,7 @@ impl<'a> Solver<'a> {
                 over.insert(id, Standing::Keeps(why.clone()));
             }
         }
+        self.lay_cessions_over(group, &standings, &mut over);
         let affinity = policies.of(group).and_then(|policy| policy.affinity.as_ref());
         if affinity.is_some() || !self.problem.neighbours.is_nobody() {
             for (id, why) in closed(self.fleet, affinity, self.problem.neighbours) {
@@ -185,6 +186,30 @@ impl<'a> Solver<'a> {
         let end = holders.filter_map(|&id| placing.standings.end(id)).min();
         self.decision.until = self.decision.until.into_iter().chain(end).min();
         placing
+    }
+
+    /// Where it makes room for others: a part that goes as a whole is gone, a total gets nothing new there.
+    fn lay_cessions_over(&self, group: &Group<'a>, standings: &Standings, over: &mut BTreeMap<Id, Standing>) {
+        for (uid, components) in self.problem.cessions {
+            let Some(id) = self.fleet.id(uid).filter(|_| !self.problem.held.contains(uid)) else { continue };
+            let Some(cession) = group.components.iter().find_map(|component| components.get(&component.name)) else {
+                continue;
+            };
+            let why = Why::Preempted { by: cession.by.clone() };
+            match (group.spread, standings.of(id)) {
+                (_, Standing::Gone(_)) => {}
+                (Spread::Divided, Standing::Open) => drop(over.insert(id, Standing::Keeps(why))),
+                (Spread::Divided, _) => {}
+                (Spread::Single | Spread::Duplicated, _) => drop(over.insert(id, Standing::Gone(why))),
+            }
+        }
+    }
+
+    /// What a component gives up in a cluster, where a person's yes is not waited for.
+    pub fn cession(&self, id: Id, component: &RenderedComponent) -> Option<&'a Cession> {
+        let uid = self.fleet.uid(id);
+        let cession = self.problem.cessions.get(uid)?.get(&component.name)?;
+        (!self.problem.held.contains(uid)).then_some(cession)
     }
 
     /// Whether the policies choose any cluster at all.
@@ -313,8 +338,7 @@ impl<'a> Solver<'a> {
     pub fn tally(&self, placing: &Placing) -> BTreeMap<&'static str, usize> {
         let word = |standing: &Standing| match standing {
             Standing::Open => "without room",
-            Standing::Gone => word(&Why::Deleting),
-            Standing::Keeps(why) | Standing::Leaves(why) => word(why),
+            Standing::Keeps(why) | Standing::Leaves(why) | Standing::Gone(why) => word(why),
         };
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
         for (standing, count) in placing.standings.counts() {

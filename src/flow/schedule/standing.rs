@@ -29,8 +29,8 @@ pub enum Standing {
     Keeps(Why),
     /// Is no candidate: what it has moves away as soon as it fits elsewhere.
     Leaves(Why),
-    /// Is being deleted: what it has leaves whether or not it fits elsewhere.
-    Gone,
+    /// What it has leaves whether or not it fits elsewhere: it is being deleted, or makes room.
+    Gone(Why),
 }
 
 /// A place in the order of preference; the smallest is filled first.
@@ -293,7 +293,7 @@ impl<'p> Rules<'p> {
                 Standing::Keeps(_) if told.standing != Standing::Open => {}
                 Standing::Keeps(_) => told.standing = standing,
                 // Nothing that comes after says more.
-                Standing::Leaves(_) | Standing::Gone => return Verdict { standing, until: told.until },
+                Standing::Leaves(_) | Standing::Gone(_) => return Verdict { standing, until: told.until },
             }
         }
         told

@@ -161,7 +161,7 @@ impl<'a> Solver<'a> {
             Standing::Keeps(why) | Standing::Leaves(why) => {
                 matches!(why, Why::NoSketch | Why::Silent | Why::NotAccepted)
             }
-            Standing::Open | Standing::Gone => false,
+            Standing::Open | Standing::Gone(_) => false,
         };
         let aside = |id: Id| {
             matches!(placing.of(id), Standing::Keeps(Why::Affinity { .. } | Why::AntiAffinity { .. }))
@@ -195,8 +195,7 @@ impl<'a> Solver<'a> {
                 continue;
             }
             let why = match standing {
-                Standing::Keeps(why) | Standing::Leaves(why) => why.clone(),
-                Standing::Gone => Why::Deleting,
+                Standing::Keeps(why) | Standing::Leaves(why) | Standing::Gone(why) => why.clone(),
                 Standing::Open => match self.left(whole, id) {
                     Err((_, why)) => why,
                     // Room it has, but the group of clusters before its own has the Application.
@@ -362,6 +361,7 @@ pub fn word(why: &Why) -> &'static str {
         Why::Together { .. } | Why::AllOrNothing { .. } => "without room for all components",
         Why::Tainted { .. } => "tainted",
         Why::Spread { .. } => "left out by the spread",
+        Why::Preempted { .. } => "making room for others",
     }
 }
 

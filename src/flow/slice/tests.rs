@@ -62,6 +62,8 @@ impl Story {
             unplaced: BTreeMap::new(),
             moves: Vec::new(),
             rebalanced: String::new(),
+            claims: Vec::new(),
+            preempted: BTreeMap::new(),
         };
         Self {
             revisions: BTreeMap::new(),

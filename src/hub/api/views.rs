@@ -159,6 +159,8 @@ mod tests {
             unplaced: Default::default(),
             moves: Vec::new(),
             rebalanced: String::new(),
+            claims: Vec::new(),
+            preempted: Default::default(),
         }
     }
 

@@ -21,7 +21,8 @@ use crate::{
         render::render,
         rollup,
         schedule::{
-            Bound, Fleet, Problem, Profiles, Rebalance, Running, Solution, bind, handover::leaves_wholly, solve_telling,
+            Bound, Cessions, Fleet, Neighbours, Problem, Profiles, Rebalance, Running, Solution, bind,
+            handover::leaves_wholly, preempt, solve_telling,
         },
         slice::{self, Cause, Change},
     },
@@ -35,14 +36,21 @@ use crate::{
         metadata::{DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION},
     },
     model::{
-        Digest, FieldError, Now, ObjectRef, Placement, Policy, Uid,
+        Digest, FieldError, Now, ObjectRef, Placement, Policy, Timestamp, Uid,
         application::ApplicationSpec,
         object::Metadata,
-        placement::{Refusal, Why},
+        placement::{Claim, Refusal, Why},
         revision::{RenderedComponent, RenderedManifest, Revision},
     },
     store::{Key, Operation, Transaction, blobs, object},
 };
+
+/// What a placement says beside what its solution says.
+struct Notes {
+    rebalanced: String,
+    claims: Vec<Claim>,
+    preempted: BTreeMap<String, String>,
+}
 
 /// Why a spec could not be rendered; rendered again only when the spec changes.
 #[derive(Debug, Clone)]
@@ -80,6 +88,42 @@ pub(super) struct RunningRevision {
     pub policies: Vec<Policy>,
 }
 
+/// All that a decision about an Application is made from, beside the fleet.
+pub(super) struct Matter<'a> {
+    pub stored: &'a StoredApplication,
+    snapshot: &'a Snapshot,
+    pub previous: Option<&'a Placement>,
+    running: Option<&'a RunningRevision>,
+    neighbours: Neighbours,
+    profiles: &'a Profiles,
+    rebalance: Rebalance,
+    cessions: Cessions,
+}
+
+impl Matter<'_> {
+    /// `held`: clusters that keep what they have until a person says yes.
+    pub fn problem<'p>(&'p self, now: Timestamp, held: &'p BTreeSet<Uid>) -> Problem<'p> {
+        let running = self.running;
+        Problem {
+            now,
+            policies: &self.stored.view.spec.policies,
+            components: &self.snapshot.revision.components,
+            previous: self.previous,
+            running: running.map(|known| Running { policies: &known.policies, components: &known.revision.components }),
+            held,
+            neighbours: &self.neighbours,
+            profiles: self.profiles,
+            rebalance: self.rebalance,
+            cessions: &self.cessions,
+        }
+    }
+
+    /// Name of the revision that is asked for.
+    pub fn revision_name(&self) -> &str {
+        &self.snapshot.name
+    }
+}
+
 /// Clusters where an Application would lose a component that nobody named.
 pub type Losses = BTreeSet<Uid>;
 
@@ -101,6 +145,7 @@ impl Controller {
         let earliest = self.written_ms.get(application).map_or(0, |written| written + pace);
         let goes_on = self.is_rebalancing(application);
         self.mark(application, earliest.max(now.monotonic_ms), confirms || hands_over || goes_on);
+        self.on_victim(now, application);
     }
 
     pub(super) fn forget_application(&mut self, uid: &Uid) {
@@ -112,6 +157,7 @@ impl Controller {
         self.written_ms.remove(uid);
         self.plugins.forget(uid);
         self.rounds.forget(uid);
+        self.claims.forget(uid);
         self.retries.remove(uid);
         for cluster in self.brake.clusters_of(uid) {
             self.brake.release(&cluster, uid);
@@ -122,6 +168,7 @@ impl Controller {
     }
 
     pub(super) fn settle_applications(&mut self, now: Now) {
+        self.claims.begin_step();
         let (index, due) = (&self.index, &mut self.due);
         due.ripen(now.monotonic_ms, |uid| index.priority(uid));
         let ripe = self.due.ripe().filter(|(uid, _)| !self.lanes.contains_key(*uid));
@@ -196,9 +243,17 @@ impl Controller {
         let Some(profiles) = self.consult(now, &stored, parts, previous.as_deref()) else { return Losses::new() };
         let mut held = BTreeSet::new();
         let running = previous.as_deref().and_then(|previous| self.running(uid, previous, &snapshot));
-        let asked = (&stored, &snapshot);
-        let rebalance = self.rebalance(&stored, previous.as_deref());
-        let mut solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles, rebalance));
+        let matter = Matter {
+            stored: &stored,
+            snapshot: &snapshot,
+            previous: previous.as_deref(),
+            running: running.as_ref(),
+            neighbours: self.neighbours(&stored.view),
+            profiles: &profiles,
+            rebalance: self.rebalance(&stored, previous.as_deref()),
+            cessions: self.cessions(uid),
+        };
+        let mut solution = self.solve(now, &matter, &held);
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let losses = previous.iter().flat_map(|previous| losses(previous, decided, &solution)).collect::<Losses>();
         let unnamed = |cluster: &Uid| self.is_present(cluster) && !self.is_draining(cluster);
@@ -212,7 +267,7 @@ impl Controller {
         }
         held.extend(losses.into_iter().filter(|cluster| self.brake.holds(cluster, uid)));
         if !held.is_empty() {
-            solution = self.solve(now, asked, previous.as_deref(), running.as_ref(), (&held, &profiles, rebalance));
+            solution = self.solve(now, &matter, &held);
         }
         self.note_needs(&stored, &snapshot.revision.components, &solution);
         if let Some(until) = solution.until {
@@ -221,8 +276,12 @@ impl Controller {
         }
         let decided = decided_revision(&snapshot, running.as_ref(), &solution);
         let is_new = !snapshot.pieces.is_empty();
-        let rebalanced = self.end_rebalance(now, &stored, previous.as_deref(), rebalance, &solution);
-        let next = self.place(&stored, (decided, is_new), previous.as_deref(), (solution, rebalanced));
+        let notes = Notes {
+            rebalanced: self.end_rebalance(now, &stored, previous.as_deref(), matter.rebalance, &solution),
+            claims: self.claim(now, &matter, &held, &solution),
+            preempted: self.preempted(&matter.cessions, previous.as_deref(), &solution),
+        };
+        let next = self.place(&stored, (decided, is_new), previous.as_deref(), (solution, notes));
         self.write(now, &stored, Some(snapshot), next);
         Losses::new()
     }
@@ -235,34 +294,14 @@ impl Controller {
         self.fleet.get(cluster).is_some_and(|candidate| candidate.draining)
     }
 
-    fn solve(
-        &mut self,
-        now: Now,
-        (stored, snapshot): (&StoredApplication, &Snapshot),
-        previous: Option<&Placement>,
-        running: Option<&RunningRevision>,
-        (held, profiles, rebalance): (&BTreeSet<Uid>, &Profiles, Rebalance),
-    ) -> Solution {
-        let policies = &stored.view.spec.policies;
-        let components = &snapshot.revision.components;
-        let running =
-            running.map(|known| Running { policies: &known.policies, components: &known.revision.components });
-        let neighbours = self.neighbours(&stored.view);
+    fn solve(&mut self, now: Now, matter: &Matter<'_>, held: &BTreeSet<Uid>) -> Solution {
         #[cfg(test)]
         {
             self.decisions += 1;
         }
-        let problem = Problem {
-            now: now.wall,
-            policies,
-            components,
-            previous,
-            running,
-            held,
-            neighbours: &neighbours,
-            profiles,
-            rebalance,
-        };
+        let (stored, problem) = (matter.stored, matter.problem(now.wall, held));
+        let claimed = matter.previous.map(|previous| self.claims_of(previous)).unwrap_or_default();
+        let rooms = preempt::release(&mut self.fleet, claimed);
         let binding = self.index.bindings.get(&stored.view.metadata.uid).map(Arc::as_ref);
         let decide = |fleet: &mut Fleet, problem: &Problem<'_>| match stored.view.spec.other_scheduler() {
             Some(scheduler) => {
@@ -273,6 +312,7 @@ impl Controller {
         let nothing = BTreeMap::new();
         let reports = self.index.reports.get(&stored.view.metadata.uid).unwrap_or(&nothing);
         let solution = handing::decided(&mut self.fleet, &problem, reports, decide);
+        preempt::put_back(&mut self.fleet, rooms);
         if let Some(broken) = &solution.broken {
             self.effects.push(Effect::Fault(format!("{}: {broken}", stored.view.metadata.object_name())));
         }
@@ -301,17 +341,20 @@ impl Controller {
         stored: &StoredApplication,
         (revision, is_new): ((&str, &Revision), bool),
         previous: Option<&Placement>,
-        (solution, rebalanced): (Solution, String),
+        (solution, notes): (Solution, Notes),
     ) -> Option<Placement> {
         let waiting = solution.waiting;
         let none = nowhere(stored);
         let old = previous.unwrap_or(&none);
-        let next = Placement { rebalanced, ..self.next_placement(stored, old, revision, solution) };
+        let Notes { rebalanced, claims, preempted } = notes;
+        let next = self.next_placement(stored, old, revision, solution);
+        let next = Placement { rebalanced, claims, preempted, ..next };
         let same = previous.is_some()
             && !is_new
             && next.rows == old.rows
             && next.moves == old.moves
             && next.rebalanced == old.rebalanced
+            && (&next.claims, &next.preempted) == (&old.claims, &old.preempted)
             && same_answers(old, &next, waiting);
         (!same).then_some(next)
     }
@@ -505,6 +548,12 @@ impl Controller {
             for (component, what) in &next.unplaced {
                 self.tell(now, stored, true, "Unplaced", format!("{component}: {what}"));
             }
+            if let Some(words) = rollup::making_room(next) {
+                self.tell(now, stored, false, "Preempting", words);
+            }
+            for (component, words) in &next.preempted {
+                self.tell(now, stored, true, "Preempted", format!("{component}: {words}"));
+            }
         }
         let (old, new) = (before["status"].as_str().unwrap_or_default(), after["status"].as_str().unwrap_or_default());
         let message = || {
@@ -556,6 +605,8 @@ pub fn nowhere(stored: &StoredApplication) -> Placement {
         unplaced: BTreeMap::new(),
         moves: Vec::new(),
         rebalanced: String::new(),
+        claims: Vec::new(),
+        preempted: BTreeMap::new(),
     }
 }
 

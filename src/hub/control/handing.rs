@@ -11,7 +11,7 @@ use crate::{
         handover::{self, Handover},
         mode_of,
     },
-    model::{Report, Uid, revision::RenderedComponent},
+    model::{Report, Uid, placement::Move, revision::RenderedComponent},
 };
 
 /// Decides by `decide`, which is asked about the previous placement as if all that moves had arrived.
@@ -29,6 +29,7 @@ pub fn decided(
     let heard = clusters(|known| known.is_some_and(|known| !known.silent));
     let draining = clusters(|known| known.is_some_and(Candidate::is_to_be_left));
     let gone = clusters(|known| known.is_none_or(|known| known.deleting));
+    let cession = |known: &Move| problem.cessions.get(&known.from)?.get(&known.component);
     let handover = Handover {
         previous,
         reports,
@@ -36,11 +37,14 @@ pub fn decided(
         is_heard: &|cluster| heard.contains(cluster),
         is_draining: &|cluster| draining.contains(cluster),
         is_gone: &|cluster| gone.contains(cluster),
+        is_overdue: &|known| cession(known).is_some_and(|cession| cession.patient_until <= problem.now),
         asks_anew: &|component| asks_anew(problem.running, problem.components, component),
     };
     let anchored = handover::anchored(previous, handover.mode, handover.is_draining);
     let mut solution = decide(fleet, &Problem { previous: Some(&anchored), ..*problem });
     handover::hand_over(&handover, &anchored, &mut solution);
+    let ends = solution.moves.iter().filter_map(|known| Some(cession(known)?.patient_until));
+    solution.until = solution.until.into_iter().chain(ends.filter(|end| *end > problem.now)).min();
     solution
 }
 

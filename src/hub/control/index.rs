@@ -46,6 +46,8 @@ pub struct Index {
     /// What the platform has to say in placements.
     pub profiles: Profiles,
     pub classes: PriorityClasses,
+    priorities: BTreeMap<Uid, i32>,
+    by_priority: BTreeMap<i32, BTreeSet<Uid>>,
     /// What Applications say of others, by those that do.
     pub affinities: BTreeMap<Uid, Affinity>,
     /// Expiry of join tokens.
@@ -99,7 +101,36 @@ pub struct Touched {
 
 impl Index {
     pub fn priority(&self, application: &Uid) -> i32 {
-        self.applications.get(application).map_or(0, |stored| self.classes.of(&stored.view.spec.policies))
+        self.priorities.get(application).copied().unwrap_or(0)
+    }
+
+    /// Applications of lower priorities than this, the lowest first.
+    pub fn lower(&self, priority: i32) -> impl Iterator<Item = &Uid> {
+        self.by_priority.range(..priority).flat_map(|(_, applications)| applications)
+    }
+
+    fn rank(&mut self, application: &Uid) {
+        let stored = self.applications.get(application);
+        let priority = stored.map(|stored| self.classes.of(&stored.view.spec.policies));
+        let before = self.priorities.get(application).copied();
+        if before == priority {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(others) = self.by_priority.get_mut(&before)
+        {
+            others.remove(application);
+            if others.is_empty() {
+                self.by_priority.remove(&before);
+            }
+        }
+        match priority {
+            Some(priority) => {
+                self.priorities.insert(application.clone(), priority);
+                self.by_priority.entry(priority).or_default().insert(application.clone());
+            }
+            None => drop(self.priorities.remove(application)),
+        }
     }
 
     pub fn apply(&mut self, feed: &Feed) -> Touched {
@@ -213,9 +244,7 @@ impl Index {
     ) -> Result<(), object::Invalid> {
         let Some(entry) = entry else {
             if let Some(uid) = self.uids.remove(key) {
-                self.applications.remove(&uid);
-                self.affinities.remove(&uid);
-                touched.gone.insert(uid);
+                self.remove_application(uid, touched);
             }
             return Ok(());
         };
@@ -231,9 +260,7 @@ impl Index {
         let uid = view.metadata.uid.clone();
         // A name that was deleted and made again within one transaction's sight is another Application.
         if let Some(old) = self.uids.insert(key.clone(), uid.clone()).filter(|old| *old != uid) {
-            self.applications.remove(&old);
-            self.affinities.remove(&old);
-            touched.gone.insert(old);
+            self.remove_application(old, touched);
         }
         let same = |known: &StoredApplication| known.spec_digest == spec_digest && known.view.metadata == view.metadata;
         if !self.applications.get(&uid).is_some_and(same) {
@@ -246,8 +273,17 @@ impl Index {
             Some(affinity) => drop(self.affinities.insert(uid.clone(), affinity)),
             None => drop(self.affinities.remove(&uid)),
         }
-        self.applications.insert(uid, StoredApplication { entry: entry.clone(), view: Arc::new(view), spec_digest });
+        let stored = StoredApplication { entry: entry.clone(), view: Arc::new(view), spec_digest };
+        self.applications.insert(uid.clone(), stored);
+        self.rank(&uid);
         Ok(())
+    }
+
+    fn remove_application(&mut self, uid: Uid, touched: &mut Touched) {
+        self.applications.remove(&uid);
+        self.affinities.remove(&uid);
+        self.rank(&uid);
+        touched.gone.insert(uid);
     }
 
     fn read_cluster(&mut self, key: &Key, entry: Option<&Entry>, touched: &mut Touched) -> Result<(), object::Invalid> {
@@ -340,6 +376,9 @@ impl Index {
         match entry {
             Some(entry) => drop(self.classes.0.insert(name, object::view(&entry.value)?)),
             None => drop(self.classes.0.remove(&name)),
+        }
+        for application in self.applications.keys().cloned().collect::<Vec<_>>() {
+            self.rank(&application);
         }
         Ok(())
     }

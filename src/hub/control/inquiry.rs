@@ -14,11 +14,11 @@ use crate::{
     flow::{
         render::render,
         schedule::{
-            Bound, Candidate, Fleet, Neighbours, Problem, Profiles, Rebalance, Running,
+            Bound, Candidate, Cessions, Fleet, Neighbours, Problem, Profiles, Rebalance, Running, Tenancy,
             account::{self, Account},
             bind,
             drill::{self, Drill, Tenant},
-            handover, mode_of,
+            handover, mode_of, preempt,
         },
     },
     hub::{desk::Unanswered, keys},
@@ -54,6 +54,10 @@ struct Subject {
     priority: i32,
     /// What another scheduler decided.
     binding: Option<Arc<Binding>>,
+    /// What it gives up for others.
+    cessions: Cessions,
+    /// What would leave for it, if it lacked room.
+    tenancies: Vec<Tenancy>,
 }
 
 impl Controller {
@@ -63,6 +67,7 @@ impl Controller {
         }
         self.refresh_rooms(now);
         self.fleet.settle();
+        let mut fleet = self.fleet.clone();
         let about = match &question.asked {
             Asked::Explain(name) | Asked::Rebalance(name) => {
                 let stored = self.named(name).ok_or_else(|| refused(format!("there is no application {name}")))?;
@@ -72,7 +77,9 @@ impl Controller {
                     Asked::Rebalance(_) => Rebalance::Whole,
                     _ => Rebalance::No,
                 };
-                About::One { subject: Box::new(self.subject(&stored)?), held: held.collect(), rebalance }
+                let held = held.collect();
+                self.release_claims(&uid, &mut fleet);
+                About::One { subject: Box::new(self.subject(&stored)?), held, rebalance }
             }
             Asked::Plan(application) => {
                 if let Some(scheduler) = application.spec.other_scheduler() {
@@ -81,6 +88,16 @@ impl Controller {
                 let known = self.named(&application.metadata.object_name());
                 let uid = known.map(|stored| stored.view.metadata.uid.clone());
                 let previous = uid.as_ref().and_then(|uid| self.arrived(uid, &application.spec.policies));
+                if let Some(uid) = &uid {
+                    self.release_claims(uid, &mut fleet);
+                }
+                let priority = self.index.classes.of(&application.spec.policies);
+                let preempts = self.index.classes.preempts(&application.spec.policies);
+                let tenancies = match preempts {
+                    true => self.tenancies(priority, uid.as_ref()).0,
+                    false => Vec::new(),
+                };
+                let cessions = uid.as_ref().map(|uid| self.cessions(uid)).unwrap_or_default();
                 let running = uid.zip(previous.as_deref()).and_then(|(uid, placement)| self.runs(&uid, placement));
                 let subject = Subject {
                     name: application.metadata.object_name(),
@@ -89,8 +106,10 @@ impl Controller {
                     application: Arc::new((**application).clone()),
                     previous,
                     running,
-                    priority: 0,
+                    priority,
                     binding: None,
+                    cessions,
+                    tenancies,
                 };
                 About::One { subject: Box::new(subject), held: BTreeSet::new(), rebalance: Rebalance::No }
             }
@@ -105,8 +124,15 @@ impl Controller {
                 About::Loss { lost, tenants }
             }
         };
-        let (fleet, profiles) = (self.fleet.clone(), self.index.profiles.clone());
+        let profiles = self.index.profiles.clone();
         Ok(Inquiry { revision: self.index.revision, now: now.wall, fleet, profiles, about })
+    }
+
+    /// In the copy an Application may have what it claims, as when it is decided.
+    fn release_claims(&self, uid: &Uid, fleet: &mut Fleet) {
+        if let Some(placement) = self.placement(uid) {
+            preempt::release(fleet, self.claims_of(&placement));
+        }
     }
 
     fn named(&self, name: &ObjectName) -> Option<StoredApplication> {
@@ -142,6 +168,8 @@ impl Controller {
             neighbours: self.neighbours(&stored.view),
             priority: self.index.classes.of(&stored.view.spec.policies),
             binding: self.index.bindings.get(uid).cloned(),
+            cessions: self.cessions(uid),
+            tenancies: Vec::new(),
         })
     }
 }
@@ -162,6 +190,7 @@ impl Inquiry {
                     neighbours: &subject.neighbours,
                     profiles: &profiles,
                     rebalance,
+                    cessions: &subject.cessions,
                 };
                 let ObjectName { namespace, name } = subject.name.clone();
                 let told = match subject.application.spec.other_scheduler() {
@@ -173,8 +202,13 @@ impl Inquiry {
                     }
                     None => account::account(&mut fleet, &problem),
                 };
+                let stored = subject.previous.as_deref().map(|placement| placement.claims.as_slice());
+                let victims = match stored.filter(|claims| !claims.is_empty()) {
+                    Some(claims) => account::leaving(claims),
+                    None => account::leaving(&preempt::choose(&mut fleet, &problem, &subject.tenancies, "")),
+                };
                 let (application, revision) = (name, Some(revision));
-                serde_json::to_value(Account { application, namespace, revision, ..told })
+                serde_json::to_value(Account { application, namespace, revision, victims, ..told })
             }
             About::Loss { lost, tenants } => {
                 let tenants: Vec<Tenant<'_>> = tenants.iter().filter_map(|subject| subject.tenant(&profiles)).collect();

@@ -27,6 +27,7 @@ use self::{
     lanes::{Lane, Plan},
     outbox::Outbox,
     plugins::Plugins,
+    preempting::Claims,
     rebalancing::Rounds,
     reservations::{Doubt, Reservations, either, is_refused, outstanding},
     waking::Waiting,
@@ -57,6 +58,7 @@ mod lanes;
 mod neighbours;
 mod outbox;
 mod plugins;
+mod preempting;
 mod priorities;
 mod profiles;
 mod rebalancing;
@@ -196,6 +198,7 @@ pub struct Controller {
     render_faults: BTreeMap<Uid, RenderFaults>,
     plugins: Plugins,
     rounds: Rounds,
+    claims: Claims,
     /// When each Application was last written, for pacing.
     written_ms: BTreeMap<Uid, u64>,
     deposed: bool,
@@ -323,6 +326,7 @@ impl Controller {
         self.waiting = Waiting::default();
         self.plugins.start_over();
         self.rounds = Rounds::default();
+        self.claims = Claims::default();
         self.wide.clear();
         let clusters = &self.index.clusters;
         self.members.retain(|uid, _| clusters.contains_key(uid));
@@ -336,9 +340,21 @@ impl Controller {
         }
         for application in &touched.gone {
             self.forget_application(application);
+            self.on_claims(now, application);
+            self.on_victim(now, application);
+        }
+        // One that is being deleted claims nothing any more, and another class is another priority.
+        for application in &touched.applications {
+            if self.claims.is_claiming(application) {
+                self.reserve(application);
+                self.on_claims(now, application);
+            }
+            self.on_victim(now, application);
         }
         for application in &touched.placements {
             self.reserve(application);
+            self.on_claims(now, application);
+            self.on_victim(now, application);
         }
         if !touched.placements.is_empty() {
             self.tell_of_leaving(now);
@@ -495,20 +511,28 @@ impl Controller {
         self.reservations.settle(application, stored.as_deref());
         let doubted = self.reservations.doubted(application).map(|doubt| doubt.placement.clone());
         let mut reserved: BTreeMap<Uid, reservations::Reserved> = BTreeMap::new();
+        let mut claimed: BTreeSet<Uid> = BTreeSet::new();
         for placement in [stored, written, doubted].into_iter().flatten() {
-            for row in &placement.rows {
-                let more = self.outstanding(application, row);
-                let known = reserved.remove(&row.cluster).unwrap_or_default();
-                reserved.insert(row.cluster.clone(), either(known, more));
+            let rows = placement.rows.iter().map(|row| (row.cluster.clone(), self.outstanding(application, row)));
+            let mut needed: BTreeMap<Uid, reservations::Reserved> = rows.collect();
+            for claim in self.claims_of(&placement) {
+                needed.entry(claim.cluster.clone()).or_default().extend(claim.pods.iter().cloned());
+                claimed.insert(claim.cluster.clone());
+            }
+            for (cluster, more) in needed {
+                let known = reserved.remove(&cluster).unwrap_or_default();
+                reserved.insert(cluster, either(known, more));
             }
         }
+        self.claims.hold(application, claimed);
         reserved.retain(|_, reserved| !reserved.is_empty());
         self.reservations.set_all(application, reserved);
     }
 
     fn reserve_in(&mut self, application: &Uid, cluster: &Uid) {
         let being_written = self.lanes.get(application).is_some_and(|lane| lane.placement.is_some());
-        if being_written || self.reservations.doubted(application).is_some() {
+        let is_certain = !being_written && self.reservations.doubted(application).is_none();
+        if !is_certain || self.claims.is_claiming(application) {
             return self.reserve(application);
         }
         let placement = self.index.placement(application);

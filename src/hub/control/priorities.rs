@@ -1,5 +1,5 @@
-//! Priorities: who is told anew when a priority class comes or goes. Nobody is decided anew for it: it is an order of those
-//! that wait, and says of nobody that he has too much.
+//! Priorities: who looks again when a priority class comes or goes: whoever names it and waits, for it may take room from
+//! others now, or no longer. Who has all he asked for is only told.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,8 @@ impl Controller {
             .map(|(uid, _)| uid.clone())
             .collect();
         for application in told {
-            self.mark(&application, now.monotonic_ms, false);
+            self.mark(&application, now.monotonic_ms, self.waiting.contains(&application));
+            self.on_victim(now, &application);
         }
     }
 }

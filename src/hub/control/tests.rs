@@ -4,6 +4,7 @@ mod binding;
 mod drain;
 mod inquiries;
 mod neighbours;
+mod preempting;
 mod priorities;
 mod profiles;
 mod proportion;

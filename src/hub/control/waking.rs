@@ -117,6 +117,9 @@ impl Controller {
 
     /// The room of a cluster is about to be this.
     pub(super) fn wake_for_room(&mut self, now: Now, cluster: &Uid, room: Option<&Room>) {
+        for application in self.claims.claims_in(cluster).cloned().collect::<Vec<_>>() {
+            self.mark(&application, now.monotonic_ms + WAITING_MS, true);
+        }
         let Some(room) = room else { return };
         let before = self.fleet.get(cluster).and_then(|known| known.room.as_ref());
         let met = self.waiting.by_needs.iter().filter(|(needs, _)| needs.met(before, room));

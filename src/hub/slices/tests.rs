@@ -101,6 +101,8 @@ impl Script {
             unplaced: BTreeMap::new(),
             moves: Vec::new(),
             rebalanced: String::new(),
+            claims: Vec::new(),
+            preempted: BTreeMap::new(),
         };
         let (chunks, head) = records::encode(&placement);
         self.put(chunks.into_iter().chain([head]).map(|(key, value)| (key, Some(value))).collect());

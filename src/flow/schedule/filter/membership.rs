@@ -14,7 +14,7 @@ impl Filter for Membership {
     fn judge(&self, view: &View<'_>) -> Verdict {
         let cluster = view.cluster;
         let why = match () {
-            () if cluster.deleting => return Standing::Gone.into(),
+            () if cluster.deleting => return Standing::Gone(Why::Deleting).into(),
             () if !cluster.accepted => Why::NotAccepted,
             () if cluster.silent => Why::Silent,
             () if cluster.cordoned => Why::Cordoned,

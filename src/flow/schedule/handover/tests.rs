@@ -16,6 +16,7 @@ struct Case {
     silent: Vec<&'static str>,
     gone: Vec<&'static str>,
     anew: bool,
+    overdue: Vec<&'static str>,
 }
 
 /// From, to, how many.
@@ -62,9 +63,11 @@ impl Case {
             unplaced: BTreeMap::new(),
             moves,
             rebalanced: String::new(),
+            claims: Vec::new(),
+            preempted: BTreeMap::new(),
         };
-        let (reports, draining, silent, gone, anew) = Default::default();
-        Self { mode, previous, reports, draining, silent, gone, anew }
+        let (reports, draining, silent, gone, anew, overdue) = Default::default();
+        Self { mode, previous, reports, draining, silent, gone, anew, overdue }
     }
 
     fn reports(mut self, cluster: &str, generation: u64, component: &str, ready: u32, desired: u32) -> Self {
@@ -110,6 +113,7 @@ impl Case {
             is_heard: &|cluster| !has(&self.silent, cluster),
             is_draining: &|cluster| has(&self.draining, cluster),
             is_gone: &|cluster| has(&self.gone, cluster),
+            is_overdue: &|known| self.overdue.contains(&known.component.as_str()),
             asks_anew: &|_| self.anew,
         };
         let anchored = anchored(handover.previous, handover.mode, handover.is_draining);

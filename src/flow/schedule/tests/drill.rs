@@ -34,6 +34,8 @@ fn app(name: &str, shares: &[(&str, u32)]) -> App {
         unplaced: BTreeMap::new(),
         moves: Vec::new(),
         rebalanced: String::new(),
+        claims: Vec::new(),
+        preempted: BTreeMap::new(),
     };
     let total = shares.iter().map(|(_, replicas)| replicas).sum();
     App { name, policies: divided(), components: vec![component("web", total)], placement }

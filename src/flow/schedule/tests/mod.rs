@@ -25,6 +25,7 @@ mod exact;
 mod hints;
 mod neighbours;
 mod policies;
+mod preempting;
 mod profiles;
 mod spreading;
 
@@ -75,6 +76,7 @@ struct Case {
     /// What the previous answer runs.
     ran: Option<(Vec<Policy>, Vec<RenderedComponent>)>,
     rebalance: Rebalance,
+    cessions: Cessions,
     now: Timestamp,
     /// The same fleet, kept from one decision to the next.
     kept: RefCell<Fleet>,
@@ -93,6 +95,7 @@ impl Case {
             profiles: Profiles::default(),
             ran: None,
             rebalance: Rebalance::No,
+            cessions: Cessions::new(),
             now: Timestamp::from_seconds(1_000_000),
             kept: RefCell::default(),
         }
@@ -109,6 +112,7 @@ impl Case {
             neighbours: &self.neighbours,
             profiles: &self.profiles,
             rebalance: self.rebalance,
+            cessions: &self.cessions,
         }
     }
 
@@ -195,6 +199,8 @@ fn placement(fleet: &BTreeMap<Uid, Candidate>, solution: &Solution) -> Placement
         unplaced: BTreeMap::new(),
         moves: Vec::new(),
         rebalanced: String::new(),
+        claims: Vec::new(),
+        preempted: BTreeMap::new(),
     }
 }
 

@@ -91,7 +91,7 @@ fn every_filter_refuses_with_its_own_words_and_lets_the_rest_pass() {
         for cluster in refused {
             let word = match judge(cluster) {
                 standing::Standing::Open => panic!("{filter:?} has nothing against {cluster:?}"),
-                standing::Standing::Gone => "Deleting",
+                standing::Standing::Gone(_) => "Deleting",
                 standing::Standing::Keeps(why) | standing::Standing::Leaves(why) => why.reason(),
             };
             assert!(filter.words().contains(&word), "{word} of {filter:?}");

@@ -10,9 +10,10 @@ use crate::{
     wire::{Asked, Question},
 };
 
-fn class(world: &mut World, name: &str, value: i32) {
+pub fn class(world: &mut World, name: &str, value: i32, preemption: &str) {
     let object = json!({
         "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name, "uid": name}, "value": value,
+        "preemptionPolicy": preemption,
     });
     world.put(&PRIORITY_CLASS, "", name, object);
 }
@@ -28,8 +29,8 @@ fn is_placed(world: &World, application: &Uid) -> bool {
 /// Three that wait, the most important of them last in every other order.
 fn waiting() -> (World, [Uid; 3]) {
     let mut world = World::with(&[("eu", 10)]);
-    class(&mut world, "high", 100);
-    class(&mut world, "low", -10);
+    class(&mut world, "high", 100, "Never");
+    class(&mut world, "low", -10, "Never");
     world.apply("first", 10, json!([]));
     world.settle();
     let applications =
@@ -63,17 +64,6 @@ fn a_new_leader_keeps_the_order() {
 }
 
 #[test]
-fn nobody_who_runs_loses_anything_to_a_higher_class() {
-    let mut world = World::with(&[("eu", 10)]);
-    class(&mut world, "high", 100);
-    let first = world.apply("first", 10, json!([]));
-    world.settle();
-    let high = world.apply("high", 6, of("high"));
-    world.pass(60_000);
-    assert_eq!((is_placed(&world, &first), is_placed(&world, &high)), (true, false));
-}
-
-#[test]
 fn a_class_that_is_not_there_is_told_of_until_it_is() {
     let mut world = World::with(&[("eu", 10)]);
     let web = world.apply("web", 1, of("gold"));
@@ -82,7 +72,7 @@ fn a_class_that_is_not_there_is_told_of_until_it_is() {
     assert!(missing["message"].as_str().is_some_and(|message| message.contains("\"gold\"")), "{missing}");
     assert!(is_placed(&world, &web));
     let decisions = world.controller.decisions;
-    class(&mut world, "gold", 7);
+    class(&mut world, "gold", 7, "Never");
     world.settle();
     assert_eq!(World::condition(&world.app("web"), "PriorityClassMissing"), Value::Null);
     assert_eq!(world.controller.decisions, decisions, "it is told, not decided");
@@ -91,7 +81,7 @@ fn a_class_that_is_not_there_is_told_of_until_it_is() {
 #[test]
 fn a_drill_decides_the_highest_class_first() {
     let mut world = World::with(&[("eu", 12), ("us", 6)]);
-    class(&mut world, "high", 100);
+    class(&mut world, "high", 100, "Never");
     world.edit(&CLUSTER, "", "us", |object| object["spec"]["unschedulable"] = json!(true));
     world.apply("a", 6, json!([]));
     world.apply("b", 6, of("high"));

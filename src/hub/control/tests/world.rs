@@ -60,6 +60,8 @@ pub struct Agent {
     pub room: i64,
     /// What it starts does not become ready.
     pub unready: bool,
+    /// Pods that nobody wants any more and that are still there.
+    pub ending: i64,
     /// Its member says no to whatever is applied.
     pub refuses: bool,
     pub works: BTreeMap<Uid, Work>,
@@ -479,7 +481,8 @@ impl Agent {
     }
 
     fn measure(&self) -> Sketch {
-        let used: i64 = self.objects.values().map(|(_, replicas)| i64::from(*replicas) * REQUEST).sum();
+        let pods: i64 = self.objects.values().map(|(_, replicas)| i64::from(*replicas)).sum();
+        let used = (pods + self.ending) * REQUEST;
         let free = Resources::of([(CPU, self.room * REQUEST - used), (PODS, 1000)]);
         let allocatable = Resources::of([(CPU, self.room * REQUEST), (PODS, 1000)]);
         let shapes = vec![Shape { count: 1, free: free.clone(), ..Shape::default() }];
