@@ -58,8 +58,8 @@ pub struct Checker {
     /// Clusters that a person deleted.
     departed: BTreeSet<Uid>,
     last_intent_ms: u64,
-    /// Per (cluster, application): when a placement said last that a part moves from there. That it goes was decided when
-    /// the move was.
+    /// Per (cluster, application): when a placement said last that a part moves from there, or makes room for others. That it
+    /// goes was decided then.
     moving: BTreeMap<(Uid, Uid), u64>,
     pub handing: Handing,
     /// Of the transaction that is looked at.
@@ -195,6 +195,13 @@ impl Checker {
             for known in head["moves"].as_array().into_iter().flatten() {
                 let from = Uid::from(known["from"].as_str().unwrap_or_default());
                 self.moving.insert((from, application.clone()), now_ms);
+            }
+            for claim in head["claims"].as_array().into_iter().flatten() {
+                let cluster = Uid::from(claim["cluster"].as_str().unwrap_or_default());
+                for victim in claim["victims"].as_array().into_iter().flatten() {
+                    let victim = Uid::from(victim["applicationUid"].as_str().unwrap_or_default());
+                    self.moving.insert((cluster.clone(), victim), now_ms);
+                }
             }
         }
     }

@@ -32,6 +32,8 @@ struct Ready {
 pub struct Handing {
     /// By Application: before its placement was written last, and after.
     told: BTreeMap<Uid, [Vec<Way>; 2]>,
+    /// (Application, component) that made room for others: that does not wait for ever.
+    preempted: BTreeSet<(Uid, String)>,
     ends: BTreeMap<End, Ready>,
     /// When a person last wrote an Application: what falls then may be what nobody wants any more.
     changed_ms: BTreeMap<Uid, u64>,
@@ -66,6 +68,8 @@ impl Handing {
             self.ends.entry(end).or_insert(Ready { most: ready, least: ready });
         }
         self.told.insert(application.clone(), told);
+        let components = after.into_iter().flat_map(|head| head["preempted"].as_object().into_iter().flatten());
+        self.preempted.extend(components.map(|(component, _)| (application.clone(), component.clone())));
     }
 
     /// Something changed in a member.
@@ -81,6 +85,9 @@ impl Handing {
         let Fall { cluster, application, component, before, after } = fall;
         let changed_ms = self.changed_ms.get(application).copied();
         if changed_ms.is_some_and(|at_ms| now_ms <= at_ms + super::check::INTENT_MS) {
+            return None;
+        }
+        if self.preempted.contains(&(application.clone(), component.clone())) {
             return None;
         }
         let [told, now] = self.told.get(application)?;

@@ -17,11 +17,15 @@ use crate::{
 
 const NAMES: [&str; 5] = ["eu", "us", "ap", "sa", "af"];
 const APPLICATIONS: [&str; 4] = ["shop", "blog", "mail", "wiki"];
+/// Application, its class, and that one's value.
+const CLASSES: [(&str, &str, i32); 2] = [("shop", "high", 100), ("wiki", "low", -100)];
 
 pub struct Story {
     world: World,
     /// Only Divided Applications and lasting nodes: then what is decided must always fit.
     strict: bool,
+    /// One Application is more important than others, one less.
+    ranked: bool,
     /// Numbers members' new nodes.
     nodes: u64,
 }
@@ -32,7 +36,8 @@ pub fn tell(seed: u64, mutant: Option<Mutant>, verbose: bool) -> World {
     let replicas = if seed.is_multiple_of(4) { 1 } else { 3 };
     let mut world = World::new(Settings { seed, replicas, mishaps, mutant, verbose });
     world.check.divided_only = seed.is_multiple_of(2);
-    let mut story = Story { strict: world.check.divided_only, world, nodes: 0 };
+    let ranked = seed % 3 == 1;
+    let mut story = Story { strict: world.check.divided_only, ranked, world, nodes: 0 };
     story.begin();
     for part in [Story::everything, Story::heal_and_wait, Story::faults, Story::heal_and_wait, Story::end] {
         if story.world.check.violations.is_empty() {
@@ -47,6 +52,9 @@ impl Story {
         let count = self.world.chance.between(2, 4) as usize;
         for name in &NAMES[..count] {
             self.join(name);
+        }
+        if self.ranked {
+            CLASSES.iter().for_each(|(_, class, value)| self.world.put_priority_class(class, *value));
         }
         self.pass(5_000);
     }
@@ -283,6 +291,9 @@ impl Story {
             if chance.happens(300) {
                 properties["clusterSelector"] = json!({"matchExpressions": [
                     {"key": REGION_LABEL, "operator": "NotIn", "values": [NAMES[chance.between(0, 3) as usize]]}]});
+            }
+            if let Some((_, class, _)) = CLASSES.iter().find(|(known, ..)| self.ranked && *known == name) {
+                properties["priorityClassName"] = json!(class);
             }
             policies.push(json!({"name": "spread", "type": "placement", "properties": properties}));
         } else if chance.happens(600) {

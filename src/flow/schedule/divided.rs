@@ -20,7 +20,7 @@ use super::{
     policies::Group,
     rebalance::{Rebalance, Terms, rebalance},
     shortlist::Shortlist,
-    solver::Solver,
+    solver::{Solver, makes_room},
     standing::{Limit, Standing, Standings},
     whole::nobody_fits,
 };
@@ -511,7 +511,7 @@ impl Figures {
                 if share < before
                     && let Some(Cession { by, .. }) = cession =>
             {
-                format!("{share} of {wanted}, down from {before}: makes room for {by}")
+                format!("{share} of {wanted}, down from {before}: {}", makes_room(by))
             }
             (0, share) if self.rebalanced => format!("{share} of {wanted} by a rebalance {}", how()),
             (before, share) if self.rebalanced && share != before => {

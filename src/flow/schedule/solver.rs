@@ -273,9 +273,15 @@ impl<'a> Solver<'a> {
         self.decision.shares.entry(id).or_default().insert(component.name.clone(), share);
     }
 
+    /// It stays as it is, but for what leaves whether or not it fits elsewhere.
     pub fn keep(&mut self, id: Id, component: &RenderedComponent) {
-        if let Some(share) = self.has(component, id) {
-            self.give(id, component, share.replicas, String::new);
+        let Some(share) = self.has(component, id).filter(|_| !self.fleet.at(id).deleting) else { return };
+        let Some(Cession { keeps, by, .. }) = self.cession(id, component) else {
+            return self.give(id, component, share.replicas, String::new);
+        };
+        let stays = share.replicas.map(|had| had.min(*keeps)).filter(|stays| *stays > 0);
+        if stays.is_some() {
+            self.give(id, component, stays, || makes_room(by));
         }
     }
 
@@ -360,6 +366,11 @@ impl<'a> Solver<'a> {
             false => "the policies choose no cluster".into(),
         }
     }
+}
+
+/// Why a part is smaller than it was.
+pub fn makes_room(by: &str) -> String {
+    format!("makes room for {by}")
 }
 
 /// Components that got something, of an Application that is all or nothing.

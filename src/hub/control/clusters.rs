@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{
-    Controller, Effect, FromAgent,
+    Controller, Effect, FromAgent, Settings,
     applications::{cause, deletion},
     brake::Confirmation,
     draining::TELL_MS,
@@ -57,6 +57,13 @@ pub struct Member {
     /// Two holders of its identity were alive, and that is not stored yet.
     freezes: bool,
     sketch_written_ms: Option<u64>,
+}
+
+impl Member {
+    /// Whether its agent may still come to say what is free.
+    pub fn is_awaited(&self, now: Now, settings: &Settings) -> bool {
+        self.sketch.is_none() && now.monotonic_ms < self.awaited_ms + settings.grace_ms
+    }
 }
 
 impl Controller {

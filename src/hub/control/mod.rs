@@ -242,15 +242,13 @@ impl Controller {
             self.lapse_questions(now);
             self.watch_silence(now);
             self.settle_clusters(now);
+            self.look_for_those_that_wait(now);
             if !self.halted {
                 self.begin_rounds(now);
                 self.settle_applications(now);
                 self.housekeep(now);
             }
-            // What is free by now may be what somebody waits for.
-            if !self.waiting.is_empty() {
-                self.refresh_rooms(now);
-            }
+            self.look_for_those_that_wait(now);
             self.flush(now);
         }
         std::mem::take(&mut self.effects)
@@ -571,6 +569,13 @@ impl Controller {
         snapshot.zip(report).is_some_and(|(snapshot, report)| {
             row.components.keys().any(|component| is_refused(row, &snapshot.revision, report, component))
         })
+    }
+
+    /// What is free by now may be what somebody waits for.
+    fn look_for_those_that_wait(&mut self, now: Now) {
+        if !self.waiting.is_empty() {
+            self.refresh_rooms(now);
+        }
     }
 
     /// Makes the rooms that changed anew, from sketches and reservations, and wakes whom they may serve.

@@ -26,6 +26,8 @@ use crate::{
 const SETTLE_MS: u64 = 60_000;
 /// So long a replacement elsewhere is waited for before what makes room goes without it.
 const PATIENCE_MS: i64 = 300_000;
+/// So long something has to lack room before anybody leaves for it: what is written or ends just now may be enough.
+const LACKS_MS: u64 = 1_000;
 /// Between two searches of one Application that found nobody.
 const PAUSE_MS: u64 = 10_000;
 /// Each looks at a large part of the fleet.
@@ -41,8 +43,8 @@ pub struct Claims {
     clusters: BTreeMap<Uid, BTreeSet<Uid>>,
     /// Since when all that an Application waits for have left.
     left_ms: BTreeMap<Uid, u64>,
-    /// When nobody was found last.
-    searched_ms: BTreeMap<Uid, u64>,
+    /// By Application that lacks room: when it is searched next, and no sooner.
+    search_ms: BTreeMap<Uid, u64>,
     /// In this step.
     searches: usize,
 }
@@ -102,7 +104,7 @@ impl Claims {
     }
 
     pub fn forget(&mut self, application: &Uid) {
-        self.searched_ms.remove(application);
+        self.search_ms.remove(application);
         self.left_ms.remove(application);
     }
 
@@ -187,9 +189,10 @@ impl Controller {
         if !known.is_empty() && self.stand(now, uid, matter.revision_name(), known) {
             return known.to_vec();
         }
-        let rested_ms = self.claims.searched_ms.get(uid).map_or(0, |searched| searched + PAUSE_MS);
-        if rested_ms > now.monotonic_ms || self.claims.searches >= SEARCHES_MAX {
-            self.mark(uid, rested_ms.max(now.monotonic_ms + 1), true);
+        let lacks_ms = now.monotonic_ms + LACKS_MS;
+        let at_ms = *self.claims.search_ms.entry(uid.clone()).or_insert(lacks_ms);
+        if at_ms > now.monotonic_ms || self.claims.searches >= SEARCHES_MAX || self.awaits_sketches(now) {
+            self.mark(uid, at_ms.max(now.monotonic_ms + LACKS_MS / 4), true);
             return Vec::new();
         }
         self.claims.searches += 1;
@@ -203,7 +206,7 @@ impl Controller {
         let claims = preempt::choose(&mut self.fleet, &problem, &tenancies, matter.revision_name());
         preempt::put_back(&mut self.fleet, rooms);
         match claims.is_empty() {
-            true => drop(self.claims.searched_ms.insert(uid.clone(), now.monotonic_ms)),
+            true => drop(self.claims.search_ms.insert(uid.clone(), now.monotonic_ms + PAUSE_MS)),
             false => self.claims.forget(uid),
         }
         // Somebody could not be asked while he moves, or while his cluster makes room for others.
@@ -211,6 +214,14 @@ impl Controller {
             self.mark(uid, now.monotonic_ms + PAUSE_MS, true);
         }
         claims
+    }
+
+    /// Whether some cluster may have room of which nothing has been heard yet: a new leader knows of none at first.
+    fn awaits_sketches(&self, now: Now) -> bool {
+        self.fleet.iter().any(|(cluster, known)| {
+            let is_awaited = || self.members.get(cluster).is_none_or(|member| member.is_awaited(now, &self.settings));
+            known.room.is_none() && is_open(known) && is_awaited()
+        })
     }
 
     /// Whether what is claimed is still to come: nobody else is named before that is clear.
@@ -289,6 +300,7 @@ impl Controller {
         let written = written.filter(|(name, _)| *name == row.revision).map(|(_, revision)| revision);
         let known = || self.index.snapshot(&metadata.uid, &row.revision).map(|snapshot| &snapshot.revision);
         let Some(revision) = written.or_else(known) else { return Vec::new() };
+        let report = self.index.report(&metadata.uid, &row.cluster);
         let tenancy = |divisible: bool| Tenancy {
             application: metadata.object_name(),
             application_uid: metadata.uid.clone(),
@@ -301,6 +313,11 @@ impl Controller {
         let (mut tenancies, mut whole) = (Vec::new(), tenancy(false));
         for component in &revision.components {
             let Some(share) = row.components.get(&component.name) else { continue };
+            // What the member scales leaves at nobody's word.
+            let line = report.and_then(|report| report.components.iter().find(|line| line.name == component.name));
+            if line.is_some_and(|line| line.scaled) {
+                continue;
+            }
             let divisible =
                 share.replicas.is_some() && mode_of(&stored.view.spec.policies, &component.name) == "Divided";
             let mut own = tenancy(true);

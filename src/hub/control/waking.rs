@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Controller, index::StoredApplication};
+use super::{Controller, agenda::Due, index::StoredApplication};
 use crate::{
     flow::schedule::{
         Candidate, Room, Solution,
@@ -21,6 +21,8 @@ const WAITING_MS: u64 = 100;
 pub struct Waiting {
     needs: BTreeMap<Uid, Needs>,
     by_needs: BTreeMap<Needs, BTreeSet<Uid>>,
+    /// When those that were woken look.
+    round_ms: u64,
 }
 
 impl Waiting {
@@ -86,6 +88,21 @@ impl Controller {
         self.wake_concerned(now, cluster, (before, after), waiting, true);
     }
 
+    /// Those that wait look at what may serve them in the order of their priority: nobody sees it before the others because
+    /// he was to look anyway.
+    fn wake_together(&mut self, now: Now, applications: impl IntoIterator<Item = Uid>) {
+        let some_look_now = self.due.next_ms(|_| true).is_some_and(|at_ms| at_ms <= now.monotonic_ms);
+        if self.waiting.round_ms <= now.monotonic_ms {
+            self.waiting.round_ms = now.monotonic_ms + WAITING_MS;
+        }
+        let at_ms = if some_look_now { now.monotonic_ms } else { self.waiting.round_ms };
+        for application in applications {
+            if self.due.get(&application).is_none_or(|due| due.at_ms > now.monotonic_ms || !due.decide) {
+                self.due.set(&application, Due { at_ms, decide: true });
+            }
+        }
+    }
+
     /// The others look anyway.
     fn not_due_soon<'a>(&self, now: Now, applications: impl Iterator<Item = &'a Uid>) -> Vec<Uid> {
         let soon_ms = now.monotonic_ms + WAITING_MS;
@@ -102,7 +119,6 @@ impl Controller {
         waits: bool,
     ) {
         let mut change = Change::new(cluster, clusters, now.wall, &self.index.profiles);
-        let at_ms = now.monotonic_ms + WAITING_MS;
         asked.retain(|application| {
             let stored = self.index.applications.get(application);
             let known = stored.zip(self.index.newest(application));
@@ -110,21 +126,17 @@ impl Controller {
                 change.concerns(&stored.view.spec.policies, &newest.revision.components, waits)
             })
         });
-        for application in asked {
-            self.mark(&application, at_ms, true);
-        }
+        self.wake_together(now, asked);
     }
 
     /// The room of a cluster is about to be this.
     pub(super) fn wake_for_room(&mut self, now: Now, cluster: &Uid, room: Option<&Room>) {
-        for application in self.claims.claims_in(cluster).cloned().collect::<Vec<_>>() {
-            self.mark(&application, now.monotonic_ms + WAITING_MS, true);
-        }
+        let claiming: Vec<Uid> = self.claims.claims_in(cluster).cloned().collect();
+        self.wake_together(now, claiming);
         let Some(room) = room else { return };
         let before = self.fleet.get(cluster).and_then(|known| known.room.as_ref());
         let met = self.waiting.by_needs.iter().filter(|(needs, _)| needs.met(before, room));
-        for application in met.flat_map(|(_, waiting)| waiting).cloned().collect::<Vec<_>>() {
-            self.mark(&application, now.monotonic_ms + WAITING_MS, true);
-        }
+        let met: Vec<Uid> = met.flat_map(|(_, waiting)| waiting).cloned().collect();
+        self.wake_together(now, met);
     }
 }

@@ -55,6 +55,14 @@ impl World {
         });
     }
 
+    pub fn put_priority_class(&mut self, name: &str, value: i32) {
+        let kind = &kinds::PRIORITY_CLASS;
+        let class = json!({
+            "apiVersion": kind.gvk.api_version(), "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+        });
+        self.store_object(kind, "", name, |world| Some(world.prepare(kind, "", name, class.clone(), None, None)));
+    }
+
     /// Creates or replaces an Application, as the API does; its faults where it is not admitted.
     pub fn put_application(&mut self, application: &Value) -> Result<(), String> {
         let metadata = &application["metadata"];

@@ -219,6 +219,27 @@ fn what_makes_room_moves_where_there_is_some_and_else_goes() {
     }
 }
 
+/// Also where nothing else changes: because not all fit, or because nobody knows what the policies mean.
+#[test]
+fn what_stays_as_it_is_makes_room_and_leaves_what_is_deleted() {
+    let whole = || vec![policy("placement", json!({"mode": "Divided", "allOrNothing": true}))];
+    let unread = || vec![policy("placement", json!({"mode": "Divided", "profile": "gone"}))];
+    for (before, after) in [(whole(), whole()), (divided(), unread()), (vec![], unread())] {
+        let mut case = Case::new(before, 6, &[("eu", 6)]);
+        case.settle();
+        case.policies = after;
+        let mut deleted =
+            Case { fleet: case.fleet.clone(), previous: case.previous.clone(), ..Case::new(vec![], 6, &[]) };
+        deleted.policies.clone_from(&case.policies);
+        deleted.at("eu").deleting = true;
+        expect(&deleted, &deleted.solve(), &[]);
+        ceding(&mut case, "eu", 2);
+        let solution = case.solve();
+        expect(&case, &solution, &[("eu", 2)]);
+        assert!(solution.unplaced.contains_key("web"));
+    }
+}
+
 #[test]
 fn what_waits_for_a_persons_yes_stays() {
     for policies in [divided(), vec![]] {

@@ -70,6 +70,28 @@ fn what_lacks_room_gets_it_from_a_lower_class_and_gives_it_back() {
     assert!(events.contains("low Preempted: low: room in eu for default/high"), "{events}");
 }
 
+/// A new leader has not heard yet of the cluster with room.
+#[test]
+fn nobody_leaves_while_there_may_be_room_that_is_not_known_yet() {
+    let (mut world, low) = full(10, 10);
+    world.join("us", 10);
+    world.settle();
+    world.agent("us").up = false;
+    world.restart();
+    let high = world.apply("high", 6, divided("high"));
+    world.pass(20_000);
+    assert_eq!((sum(&world, &low), sum(&world, &high)), (10, 0));
+    world.agent("us").up = true;
+    world.settle();
+    assert_eq!((sum(&world, &low), world.shares(&high)), (10, [("us".to_owned(), 6)].into()));
+    // One that stays away is not waited for.
+    world.agent("us").up = false;
+    world.restart();
+    let more = world.apply("more", 6, divided("high"));
+    world.pass(60_000);
+    assert_eq!((sum(&world, &low), sum(&world, &more)), (4, 6));
+}
+
 /// Somebody else has waited for that very room.
 #[test]
 fn rule_06_room_that_is_made_goes_to_nobody_else() {
@@ -182,8 +204,11 @@ fn nobody_else_is_named_while_pods_take_their_time_to_end() {
     let (low, mid) = (world.apply("low", 5, divided("")), world.apply("mid", 5, divided("mid")));
     world.settle();
     // Those of `low` take their time.
-    world.agent("eu").ending = 5;
+    world.agent("eu").up = false;
     let high = world.apply("high", 5, divided("high"));
+    world.settle();
+    world.agent("eu").ending = 5;
+    world.agent("eu").up = true;
     world.pass(55_000);
     assert_eq!((sum(&world, &low), sum(&world, &mid), sum(&world, &high)), (0, 5, 0));
     world.agent("eu").ending = 0;
