@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Profiles,
         drill::{self, Drill},
         fleet::label_of,
     },
@@ -45,7 +44,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let known = offline::read(path)?;
             let mut fleet = known.fleet();
             let lost: BTreeSet<Uid> = drill::lost(&fleet, &sets).map_err(anyhow::Error::msg)?;
-            drill::drill(&mut fleet, Timestamp(jiff::Timestamp::now()), &lost, &known.tenants(&Profiles::default()))
+            drill::drill(&mut fleet, Timestamp(jiff::Timestamp::now()), &lost, &known.tenants())
         }
         None => args.connection.open().await?.review(&DRILL_REVIEW, "", &json!({"lose": sets})).await?,
     };

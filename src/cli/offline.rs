@@ -13,7 +13,12 @@ use super::input;
 use crate::{
     flow::{
         render::render,
-        schedule::{Fleet, Profiles, drill::Tenant, handover, mode_of},
+        schedule::{
+            Fleet, Named, Neighbour, Neighbours, Profile, Profiles,
+            drill::Tenant,
+            handover, mode_of,
+            neighbours::{affinity_of, matters},
+        },
     },
     model::{
         Application, Cluster, ObjectName, Placement, Policy, Uid,
@@ -27,6 +32,7 @@ pub struct Known {
     clusters: Vec<Cluster>,
     applications: Vec<Placed>,
     classes: PriorityClasses,
+    profiles: Profiles,
 }
 
 /// An Application, as its status says where it is.
@@ -36,11 +42,14 @@ pub struct Placed {
     policies: Vec<Policy>,
     scheduler: Option<String>,
     components: Vec<RenderedComponent>,
+    named: Named,
+    neighbours: Neighbours,
 }
 
 pub fn read(path: &Path) -> anyhow::Result<Known> {
     let (mut clusters, mut applications): (Vec<Cluster>, Vec<Value>) = (Vec::new(), Vec::new());
     let mut classes = PriorityClasses::default();
+    let mut profiles = Profiles::default();
     let mut names = BTreeSet::new();
     for document in input::documents(path)? {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -52,6 +61,7 @@ pub fn read(path: &Path) -> anyhow::Result<Known> {
                     class.with_context(|| format!("priority class {name:?} in {} cannot be read", path.display()))?;
                 classes.0.insert(name, class);
             }
+            Some("PlacementProfile") if !name.is_empty() => profiles.insert(&name, Profile::of(&document["spec"])),
             Some("Cluster") if !name.is_empty() => {
                 if !names.insert(name.clone()) {
                     bail!("{} holds two clusters named {name:?}", path.display());
@@ -59,7 +69,7 @@ pub fn read(path: &Path) -> anyhow::Result<Known> {
                 clusters.push(cluster(path, name, document)?);
             }
             _ => bail!(
-                "{} holds an object that is no Cluster, Application or PriorityClass with a name: kind {}",
+                "{} holds an object that is no Cluster, Application, PlacementProfile or PriorityClass with a name: kind {}",
                 path.display(),
                 document["kind"]
             ),
@@ -70,7 +80,13 @@ pub fn read(path: &Path) -> anyhow::Result<Known> {
         placed(&clusters, document).with_context(|| format!("application {name} in {}", path.display()))
     };
     let applications = applications.into_iter().map(placed).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Known { clusters, applications, classes })
+    let mut known = Known { clusters, applications, classes, profiles };
+    let neighbours: Vec<Neighbours> =
+        known.applications.iter().map(|own| known.neighbours(&own.name.namespace, &own.named, &own.policies)).collect();
+    for (placed, neighbours) in known.applications.iter_mut().zip(neighbours) {
+        placed.neighbours = neighbours;
+    }
+    Ok(known)
 }
 
 impl Known {
@@ -82,14 +98,38 @@ impl Known {
         self.applications.iter().find(|placed| placed.name == *name).map(|placed| &placed.placement)
     }
 
-    pub fn tenants<'a>(&'a self, profiles: &'a Profiles) -> Vec<Tenant<'a>> {
-        self.applications.iter().map(|placed| placed.tenant(profiles, &self.classes)).collect()
+    /// What the platform has to say; of plug-ins nobody can be asked here.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    pub fn tenants(&self) -> Vec<Tenant<'_>> {
+        self.applications.iter().map(|placed| placed.tenant(&self.profiles, &self.classes)).collect()
+    }
+
+    /// The others of a namespace that matter to one that is called `own`, with these policies.
+    pub fn neighbours(&self, namespace: &str, own: &Named, policies: &[Policy]) -> Neighbours {
+        let asks = affinity_of(policies);
+        let mut others: Vec<Neighbour> = Vec::new();
+        let beside = |other: &&Placed| other.name.namespace == namespace && other.named.name != own.name;
+        for other in self.applications.iter().filter(beside) {
+            let says = affinity_of(&other.policies);
+            if !matters(own, asks.as_ref(), &other.named, says.as_ref()) {
+                continue;
+            }
+            let placed: BTreeSet<Uid> = other.placement.rows.iter().map(|row| row.cluster.clone()).collect();
+            let affinity = says.unwrap_or_default();
+            others.push(Neighbour { named: other.named.clone(), affinity, present: placed.clone(), placed });
+        }
+        others.sort_by(|one, other| one.named.name.cmp(&other.named.name));
+        let is_nobody = others.is_empty() && asks.is_none();
+        Neighbours { own: if is_nobody { Named::default() } else { own.clone() }, others }
     }
 }
 
 impl Placed {
     fn tenant<'a>(&'a self, profiles: &'a Profiles, classes: &PriorityClasses) -> Tenant<'a> {
-        let Self { name, placement, policies, components, scheduler } = self;
+        let Self { name, placement, policies, components, scheduler, neighbours, .. } = self;
         let priority = classes.of(policies);
         Tenant {
             name,
@@ -98,6 +138,7 @@ impl Placed {
             placement,
             running: None,
             profiles,
+            neighbours,
             scheduler: scheduler.as_deref(),
             priority,
         }
@@ -198,7 +239,8 @@ fn placed(clusters: &[Cluster], mut document: Value) -> anyhow::Result<Placed> {
     let placement = handover::anchored(&placement, &mode, &|_| false).into_owned();
     let scheduler = application.spec.other_scheduler().map(str::to_owned);
     let components = components(&application)?;
-    Ok(Placed { name, placement, components, scheduler, policies: application.spec.policies })
+    let (named, neighbours) = (Named::of(&application), Neighbours::NONE);
+    Ok(Placed { name, placement, components, scheduler, named, neighbours, policies: application.spec.policies })
 }
 
 /// What is to be placed of an Application.

@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Cessions, Fleet, Neighbours, Problem, Profiles, Rebalance, Record,
+        Cessions, Fleet, Named, Problem, Rebalance, Record,
         account::{Account, account},
     },
     kinds::PLACEMENT_REVIEW,
-    model::{Application, ObjectName, Placement, Timestamp},
+    model::{Application, ObjectName, Timestamp},
 };
 
 /// Tell where an Application would run, and why, before it is applied
@@ -114,7 +114,7 @@ fn offline(args: &Args, fleet: &Path, application: Value) -> anyhow::Result<Acco
     }
     let known = offline::read(fleet)?;
     let now = Timestamp(jiff::Timestamp::now());
-    let record = record(&application, &known.fleet(), known.placement(&name), now)?;
+    let record = record(&application, &name, &known, now)?;
     if let Some(path) = &args.record {
         let text = serde_json::to_string_pretty(&json!({"application": name.name, "record": record}))?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -136,23 +136,24 @@ fn recorded(path: &Path) -> anyhow::Result<(ObjectName, Record)> {
 
 fn record(
     application: &Application,
-    fleet: &Fleet,
-    previous: Option<&Placement>,
+    name: &ObjectName,
+    known: &offline::Known,
     now: Timestamp,
 ) -> anyhow::Result<Record> {
+    let policies = &application.spec.policies;
     let problem = Problem {
         now,
-        policies: &application.spec.policies,
+        policies,
         components: &components(application)?,
-        previous,
+        previous: known.placement(name),
         running: None,
         held: &BTreeSet::new(),
-        neighbours: &Neighbours::default(),
-        profiles: &Profiles::default(),
+        neighbours: &known.neighbours(&name.namespace, &Named::of(application), policies),
+        profiles: known.profiles(),
         rebalance: Rebalance::No,
         cessions: &Cessions::new(),
     };
-    Ok(Record::of(fleet, &problem))
+    Ok(Record::of(&known.fleet(), &problem))
 }
 
 fn decided(name: &ObjectName, record: &Record) -> Account {
@@ -212,7 +213,7 @@ mod tests {
         let application: Application = serde_json::from_value(application).unwrap();
         let name = application.metadata.object_name();
         let now = Timestamp::from_seconds(0);
-        decided(&name, &record(&application, &known.fleet(), known.placement(&name), now).unwrap())
+        decided(&name, &record(&application, &name, known, now).unwrap())
     }
 
     fn planned(replicas: u32, policies: Value) -> Account {
@@ -249,6 +250,25 @@ mod tests {
         assert!(shown.contains("hint: room for 1 more in eu (500m cpu each"), "{shown}");
     }
 
+    /// Others that are in the file are kept apart from, and what the platform says there holds.
+    #[test]
+    fn neighbours_and_profiles_of_the_file_count() {
+        let mut other = shop(1, divided());
+        other["metadata"]["name"] = "other".into();
+        other["status"]["placement"] =
+            json!({"decision": 1, "rows": [{"cluster": "eu", "component": "web", "replicas": 1, "reason": "r"}]});
+        let apart = json!([{"name": "p", "type": "placement",
+            "properties": {"mode": "Divided", "affinity": {"apart": [{"application": "other"}]}}}]);
+        let plan = planned_in(&known(&[fleet(), vec![other]].concat()), shop(2, apart));
+        let refused = &plan.components[0].refusals[0];
+        assert_eq!((refused.cluster.as_str(), refused.reason.as_str()), ("eu", "AntiAffinity"));
+        let profile = json!({"apiVersion": "hub.hanse.dev/v1alpha1", "kind": "PlacementProfile",
+            "metadata": {"name": "default"},
+            "spec": {"filters": [{"type": "Expression", "expression": "name != 'us'", "message": "not us"}]}});
+        let plan = planned_in(&known(&[fleet(), vec![profile]].concat()), shop(2, divided()));
+        assert!(told::account(&plan).contains("RuleFalse: not us"), "{}", told::account(&plan));
+    }
+
     #[test]
     fn what_is_on_its_way_counts_where_it_goes() {
         let mut running = shop(4, divided());
@@ -275,12 +295,7 @@ mod tests {
         assert!(planned_in(&known, shop(6, divided())).settled);
         let mut fleet = known.fleet();
         let lost = [fleet.uid(1).clone()].into();
-        let told = crate::flow::schedule::drill::drill(
-            &mut fleet,
-            Timestamp::from_seconds(0),
-            &lost,
-            &known.tenants(&Profiles::default()),
-        );
+        let told = crate::flow::schedule::drill::drill(&mut fleet, Timestamp::from_seconds(0), &lost, &known.tenants());
         assert_eq!((told.lost[0].as_str(), told.total.lost, told.total.replaced), ("us", 2, 2));
         let table = super::told::drill(&told);
         assert!(table.contains("eu: 4 → 6, us: 2 → 0"), "{table}");

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     flow::schedule::{
-        Fleet, Profiles,
+        Fleet, Neighbours, Profiles,
         drill::{self, Component, Replanned, Tenant},
     },
     model::{
@@ -147,6 +147,7 @@ fn application(number: usize) -> Application {
 }
 
 fn tenant<'a>(application: &'a Application, profiles: &'a Profiles) -> Tenant<'a> {
+    static ALONE: Neighbours = Neighbours::NONE;
     let Application { policies, components, previous, .. } = application;
     Tenant {
         name: &previous.application,
@@ -155,6 +156,7 @@ fn tenant<'a>(application: &'a Application, profiles: &'a Profiles) -> Tenant<'a
         placement: previous,
         running: None,
         profiles,
+        neighbours: &ALONE,
         scheduler: None,
         priority: 0,
     }

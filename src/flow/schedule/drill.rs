@@ -5,9 +5,11 @@
 //!
 //! A lost cluster counts as one that is being deleted: what it had has to run elsewhere, whatever the reason. Those of a
 //! higher priority class come first, of one class those that would run nowhere, then those that lose the larger part, then by name: whoever has least left is helped
-//! first. What one gets is taken off the room of the next; what a healthy cluster gives up is free for nobody yet.
+//! first. What one gets is taken off the room of the next; what a healthy cluster gives up is free for nobody yet. Who is to be
+//! with or apart from others sees them where they are decided to be by then.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
 };
@@ -36,6 +38,8 @@ pub struct Tenant<'a> {
     pub placement: &'a Placement,
     pub running: Option<Running<'a>>,
     pub profiles: &'a Profiles,
+    /// As they are before anything is lost.
+    pub neighbours: &'a Neighbours,
     /// Who decides, where it is not us: what it loses waits for that.
     pub scheduler: Option<&'a str>,
     /// Of its class: the higher is decided first.
@@ -152,12 +156,15 @@ pub fn replan(fleet: &mut Fleet, now: Timestamp, lost: &BTreeSet<Uid>, tenants: 
     }
     order.sort_unstable();
     let mut replanned = Vec::with_capacity(order.len());
+    let mut moved = Moved::default();
     for (_, _, _, place) in order {
+        let neighbours = moved.neighbours(&tenants[place], lost);
         let solution = match tenants[place].scheduler {
             Some(scheduler) => bereft(&tenants[place], lost, scheduler),
-            None => solve_telling(fleet, &problem(&tenants[place], now, None), 0),
+            None => solve_telling(fleet, &problem(&tenants[place], now, None, &neighbours), 0),
         };
         take(fleet, &tenants[place], &solution);
+        moved.0.insert(tenants[place].name, solution.shares.keys().cloned().collect());
         replanned.push(Replanned { tenant: place, solution });
     }
     replanned
@@ -168,6 +175,8 @@ pub fn drill(fleet: &mut Fleet, now: Timestamp, lost: &BTreeSet<Uid>, tenants: &
     let mut names: Vec<String> = lost.iter().filter_map(|uid| Some(fleet.get(uid)?.name.clone())).collect();
     names.sort();
     let replanned = replan(fleet, now, lost, tenants);
+    let shares = |known: &Replanned| known.solution.shares.keys().cloned().collect();
+    let moved = Moved(replanned.iter().map(|known| (tenants[known.tenant].name, shares(known))).collect());
     let mut hinted = 0;
     let mut applications = Vec::with_capacity(replanned.len());
     for Replanned { tenant, solution } in &replanned {
@@ -177,7 +186,7 @@ pub fn drill(fleet: &mut Fleet, now: Timestamp, lost: &BTreeSet<Uid>, tenants: &
         let short = !solution.unplaced.is_empty() && tenant.scheduler.is_none();
         hinted += usize::from(short);
         let hints = match short && hinted <= HINTED_MAX {
-            true => hints_after(fleet, now, tenant, solution),
+            true => hints_after(fleet, now, (tenant, &moved.neighbours(tenant, lost)), solution),
             false => Vec::new(),
         };
         let ObjectName { namespace, name } = tenant.name.clone();
@@ -208,9 +217,34 @@ impl Drill {
     }
 }
 
-fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placement>) -> Problem<'a> {
+/// Where those are that have been decided.
+#[derive(Default)]
+struct Moved<'a>(BTreeMap<&'a ObjectName, BTreeSet<Uid>>);
+
+impl Moved<'_> {
+    /// What a tenant sees of others by now.
+    fn neighbours<'n>(&self, tenant: &Tenant<'n>, lost: &BTreeSet<Uid>) -> Cow<'n, Neighbours> {
+        if tenant.neighbours.others.is_empty() {
+            return Cow::Borrowed(tenant.neighbours);
+        }
+        let mut neighbours = tenant.neighbours.clone();
+        for other in &mut neighbours.others {
+            match self.0.get(&ObjectName::new(&tenant.name.namespace, &other.named.name)) {
+                Some(clusters) => other.moved_to(clusters),
+                None => other.bereft_of(lost),
+            }
+        }
+        Cow::Owned(neighbours)
+    }
+}
+
+fn problem<'a>(
+    tenant: &Tenant<'a>,
+    now: Timestamp,
+    instead: Option<&'a Placement>,
+    neighbours: &'a Neighbours,
+) -> Problem<'a> {
     static NOBODY: BTreeSet<Uid> = BTreeSet::new();
-    static ALONE: Neighbours = Neighbours::NONE;
     static UNTOUCHED: Cessions = Cessions::new();
     Problem {
         now,
@@ -219,7 +253,7 @@ fn problem<'a>(tenant: &Tenant<'a>, now: Timestamp, instead: Option<&'a Placemen
         previous: instead.or(Some(tenant.placement)),
         running: tenant.running,
         held: &NOBODY,
-        neighbours: &ALONE,
+        neighbours,
         profiles: tenant.profiles,
         rebalance: Rebalance::No,
         cessions: &UNTOUCHED,
@@ -311,7 +345,12 @@ pub fn told(
 }
 
 /// What would help once all have what they get: the room that others took is not offered again.
-fn hints_after(fleet: &mut Fleet, now: Timestamp, tenant: &Tenant<'_>, solution: &Solution) -> Vec<Hint> {
+fn hints_after(
+    fleet: &mut Fleet,
+    now: Timestamp,
+    (tenant, neighbours): (&Tenant<'_>, &Neighbours),
+    solution: &Solution,
+) -> Vec<Hint> {
     let row = |(cluster, components): (&Uid, &BTreeMap<String, Share>)| {
         let known = tenant.placement.rows.iter().find(|row| row.cluster == *cluster);
         Row {
@@ -326,7 +365,7 @@ fn hints_after(fleet: &mut Fleet, now: Timestamp, tenant: &Tenant<'_>, solution:
     };
     let rows = solution.shares.iter().map(row).collect();
     let placement = Placement { rows, ..tenant.placement.clone() };
-    let problem = problem(tenant, now, Some(&placement));
+    let problem = problem(tenant, now, Some(&placement), neighbours);
     let solution = solve(fleet, &problem);
     hints(fleet, &problem, &solution)
 }

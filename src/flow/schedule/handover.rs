@@ -9,7 +9,7 @@
 //! |---|---|
 //! | Divided | replica by replica, as replacements become ready |
 //! | Single | with all that leaves the cluster, once all of it is healthy at its new place |
-//! | Duplicated | the same; where no new cluster takes it, once one that has it anyway is healthy |
+//! | Duplicated | the same, and as well once any other copy is healthy |
 //!
 //! A part in a cluster that is silent goes when that is heard again, and its replacement is healthy then. A part of which nothing is healthy, as its agent says, waits for nobody: nothing is lost with it. What has no replicas to count goes with the last counted part of its Application there. Fewer replicas in all are no
 //! move: they go at once. Where an edit changes what a replica asks for, its old part goes at once too: its room is what

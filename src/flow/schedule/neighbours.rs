@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fleet::{Domains, Fleet, Id};
 use crate::model::{
-    Uid,
+    Application, Uid,
     application::{Affinity, AffinityTerm, PlacementPolicy, Policy},
     placement::Why,
 };
@@ -55,6 +55,40 @@ pub fn affinity_of(policies: &[Policy]) -> Option<Affinity> {
         all.apart.extend(more.apart);
         all
     })
+}
+
+impl Affinity {
+    /// Whether it says anything of this one.
+    pub fn speaks_of(&self, named: &Named) -> bool {
+        self.with.iter().chain(&self.apart).any(|term| term.means(named))
+    }
+}
+
+/// Whether another Application matters to one that is called `own` and says `asks` of others.
+pub fn matters(own: &Named, asks: Option<&Affinity>, other: &Named, says: Option<&Affinity>) -> bool {
+    // Whoever says something is looked at by those who do, so that circles show.
+    let speaks = says.is_some_and(|says| asks.is_some() || says.apart.iter().any(|term| term.means(own)));
+    speaks || asks.is_some_and(|asks| asks.speaks_of(other))
+}
+
+impl Named {
+    pub fn of(application: &Application) -> Self {
+        Self { name: application.metadata.name.clone(), labels: application.metadata.labels.clone() }
+    }
+}
+
+impl Neighbour {
+    /// It turned out to be, or will be, in these clusters and no others.
+    pub fn moved_to(&mut self, clusters: &BTreeSet<Uid>) {
+        self.placed.clone_from(clusters);
+        self.present.clone_from(clusters);
+    }
+
+    /// These clusters are no more.
+    pub fn bereft_of(&mut self, lost: &BTreeSet<Uid>) {
+        self.placed.retain(|cluster| !lost.contains(cluster));
+        self.present.retain(|cluster| !lost.contains(cluster));
+    }
 }
 
 impl Neighbours {

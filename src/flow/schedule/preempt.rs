@@ -26,6 +26,8 @@ use crate::model::{
     placement::{Claim, Share, Victim},
 };
 
+/// They are stored in one value.
+const CLAIMS_MAX: usize = 256;
 /// Choices that are tried one by one after the searches by halves.
 const TRIES_MAX: usize = 64;
 
@@ -58,8 +60,9 @@ pub struct Tenancy {
     pub divisible: bool,
 }
 
-/// Claims to the room that `problem` lacks, in order of cluster ids; none where nobody's leaving would help. Every cluster
-/// that would get something is claimed, so that what is free already is not lost while the rest is waited for.
+/// Claims to the room that `problem` lacks, in order of cluster ids; none where nobody's leaving would help, or where more
+/// than [`CLAIMS_MAX`] clusters would have to be claimed. Every cluster is that would get more than it gets now, so that
+/// what is free already is not lost while the rest is waited for.
 pub fn choose(fleet: &mut Fleet, problem: &Problem<'_>, tenancies: &[Tenancy], revision: &str) -> Vec<Claim> {
     if tenancies.is_empty() {
         return Vec::new();
@@ -70,9 +73,9 @@ pub fn choose(fleet: &mut Fleet, problem: &Problem<'_>, tenancies: &[Tenancy], r
         return Vec::new();
     }
     let mut search = Search::new(fleet, problem, tenancies);
-    let claims = search.run(&before).map(|decision| search.claims(&decision, revision)).unwrap_or_default();
+    let claims = search.run(&before).map(|decision| search.claims(&before, &decision, revision)).unwrap_or_default();
     search.end();
-    claims
+    if claims.len() > CLAIMS_MAX { Vec::new() } else { claims }
 }
 
 /// Gives a fleet the room that is claimed, for the decision of whoever claims it; what it was before.
@@ -263,10 +266,10 @@ impl<'s> Search<'s> {
         missing.iter().zip(&self.goal).all(reached) && decision.unplaced.keys().all(|name| still.contains(name))
     }
 
-    fn claims(&self, decision: &Decision, revision: &str) -> Vec<Claim> {
+    fn claims(&self, before: &Decision, decision: &Decision, revision: &str) -> Vec<Claim> {
         let mut claims = Vec::new();
         for (&id, shares) in &decision.shares {
-            let pods = self.new_pods(id, shares);
+            let pods = self.more_pods(before.shares.get(&id), shares);
             if pods.is_empty() {
                 continue;
             }
@@ -285,13 +288,15 @@ impl<'s> Search<'s> {
         claims
     }
 
-    fn new_pods(&self, id: Id, shares: &BTreeMap<String, Share>) -> Vec<(Demand, u32)> {
-        let rows = self.problem.previous.into_iter().flat_map(|placement| &placement.rows);
-        let row = rows.into_iter().find(|row| row.cluster == *self.fleet.uid(id));
+    fn more_pods(
+        &self,
+        before: Option<&BTreeMap<String, Share>>,
+        after: &BTreeMap<String, Share>,
+    ) -> Vec<(Demand, u32)> {
         let mut pods = Vec::new();
         for component in self.problem.components {
-            let Some(share) = shares.get(&component.name) else { continue };
-            match row.and_then(|row| row.components.get(&component.name)) {
+            let Some(share) = after.get(&component.name) else { continue };
+            match before.and_then(|shares| shares.get(&component.name)) {
                 None => pods.extend(component.pods(share.replicas).map(|(demand, number)| (demand.clone(), number))),
                 Some(had) => {
                     let more = share.replicas.unwrap_or(0).saturating_sub(had.replicas.unwrap_or(0));

@@ -5,44 +5,32 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-use serde_json::{Value, json};
-
 use super::{
     Controller, Effect,
     agenda::Due,
     clusters::confirmed,
     handing,
     index::StoredApplication,
-    lanes::{Plan, unchanged},
+    revisions::{RunningRevision, Snapshot, decided_revision},
 };
 use crate::{
     flow::{
-        render::render,
-        rollup,
         schedule::{
             Bound, Cessions, Fleet, Neighbours, Problem, Profiles, Rebalance, Running, Solution, bind,
             handover::leaves_wholly, preempt, solve_telling,
         },
         slice::{self, Cause, Change},
     },
-    hub::{
-        events::{About, Note, uid_of},
-        keys, records,
-    },
     kinds::{
-        APPLICATION, APPLICATION_REVISION,
-        application::{AUTHOR_ANNOTATION, TRACE_ANNOTATION, WORKS_FINALIZER},
+        application::{AUTHOR_ANNOTATION, TRACE_ANNOTATION},
         metadata::{DELETION_AUTHOR_ANNOTATION, DELETION_TRACE_ANNOTATION},
     },
     model::{
-        Digest, FieldError, Now, ObjectRef, Placement, Policy, Timestamp, Uid,
-        application::ApplicationSpec,
+        Now, Placement, Timestamp, Uid,
         object::Metadata,
         placement::{Claim, Refusal, Why},
-        revision::{RenderedComponent, RenderedManifest, Revision},
+        revision::Revision,
     },
-    store::{Key, Operation, Transaction, blobs, object},
 };
 
 /// What a placement says beside what its solution says.
@@ -50,13 +38,6 @@ struct Notes {
     rebalanced: String,
     claims: Vec<Claim>,
     preempted: BTreeMap<String, String>,
-}
-
-/// Why a spec could not be rendered; rendered again only when the spec changes.
-#[derive(Debug, Clone)]
-pub struct RenderFaults {
-    spec: Digest,
-    faults: Vec<FieldError>,
 }
 
 /// Between two statuses of an Application: a thousand reports cost a few writes, and whoever looks sees no delay. The
@@ -71,22 +52,6 @@ const DECISIONS_MAX: usize = 64;
 pub const LANES_MAX: usize = 256;
 /// Refusals kept with a placement: those that say most come first.
 const REFUSALS_MAX: usize = 256;
-/// A status is cut down to its conditions and counts where the object would not fit a transaction otherwise.
-const OBJECT_BYTES_MAX: usize = 900 << 10;
-
-/// What an Application was rendered to, and what has to be stored for it where it is new.
-struct Snapshot {
-    name: String,
-    revision: Arc<Revision>,
-    pieces: Vec<Operation>,
-}
-
-/// The revision that an Application's rows run, where another is to be decided.
-pub(super) struct RunningRevision {
-    pub name: String,
-    pub revision: Arc<Revision>,
-    pub policies: Vec<Policy>,
-}
 
 /// All that a decision about an Application is made from, beside the fleet.
 pub(super) struct Matter<'a> {
@@ -319,21 +284,6 @@ impl Controller {
         solution
     }
 
-    /// What runs while `snapshot` is decided; every row that runs something runs the same. Absent where that is it.
-    fn running(&self, uid: &Uid, previous: &Placement, snapshot: &Snapshot) -> Option<RunningRevision> {
-        self.runs(uid, previous).filter(|running| running.name != snapshot.name)
-    }
-
-    /// What the rows of a placement run.
-    pub(super) fn runs(&self, uid: &Uid, placement: &Placement) -> Option<RunningRevision> {
-        let name = &placement.rows.iter().find(|row| !row.components.is_empty())?.revision;
-        let known = self.index.snapshot(uid, name)?;
-        let application = self.index.blobs.get(&known.revision.application_blob)?;
-        let mut application: Value = serde_json::from_slice(&application).ok()?;
-        let ApplicationSpec { policies, .. } = serde_json::from_value(application["spec"].take()).ok()?;
-        Some(RunningRevision { name: name.clone(), revision: known.revision.clone(), policies })
-    }
-
     /// The next placement, where it differs in what matters. `is_new` says that the Application's revision is: then what
     /// its status said before is no answer to it.
     fn place(
@@ -395,193 +345,6 @@ impl Controller {
             solution,
         )
     }
-
-    /// The newest revision if it is of this spec, else a new one. `None` where the spec cannot be rendered.
-    fn snapshot(&mut self, now: Now, stored: &StoredApplication) -> Option<Snapshot> {
-        let uid = &stored.view.metadata.uid;
-        let newest = self.index.newest(uid);
-        if let Some(newest) = newest.filter(|newest| newest.revision.spec_digest == stored.spec_digest) {
-            let (name, revision) = (newest.name.clone(), newest.revision.clone());
-            self.render_faults.remove(uid);
-            return Some(Snapshot { name, revision, pieces: Vec::new() });
-        }
-        if self.render_faults.get(uid).is_some_and(|known| known.spec == stored.spec_digest) {
-            return None;
-        }
-        let metadata = &stored.view.metadata;
-        // An older Application of the same name may have left revisions that are still to be swept.
-        let mut number = newest.map_or(0, |newest| newest.revision.number) + 1;
-        let key_of =
-            |number| keys::key(&APPLICATION_REVISION, &metadata.namespace, &format!("{}-v{number}", metadata.name));
-        while self.index.has_snapshot_key(&key_of(number)) {
-            number += 1;
-        }
-        match make_snapshot(now, stored, number, key_of(number)) {
-            Ok(snapshot) => {
-                self.render_faults.remove(uid);
-                Some(snapshot)
-            }
-            Err(faults) => {
-                let message = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                self.tell(now, stored, true, "RenderFailed", message);
-                self.render_faults.insert(uid.clone(), RenderFaults { spec: stored.spec_digest, faults });
-                None
-            }
-        }
-    }
-
-    /// Writes the decision, if there is one, and the status, if it changed, in one transaction that holds only if the
-    /// Application is as it was read.
-    fn write(&mut self, now: Now, stored: &StoredApplication, snapshot: Option<Snapshot>, next: Option<Placement>) {
-        let uid = &stored.view.metadata.uid;
-        let mut object = stored.object();
-        let before = object["status"].take();
-        let known = self.index.placement(uid);
-        let placement = next.as_ref().or(known.as_deref());
-        let status = self.status(now, stored, &before, snapshot.as_ref(), placement);
-        let finalizers = &stored.view.metadata.finalizers;
-        let ours = finalizers.iter().any(|finalizer| finalizer == WORKS_FINALIZER);
-        let fresh = snapshot.as_ref().is_some_and(|snapshot| !snapshot.pieces.is_empty());
-        if status == before && next.is_none() && !fresh && ours {
-            return;
-        }
-        self.tell_of_change(now, stored, snapshot.as_ref().filter(|_| fresh), next.as_ref(), &before, &status);
-        if !ours {
-            let mut finalizers = finalizers.clone();
-            finalizers.push(WORKS_FINALIZER.to_owned());
-            object["metadata"]["finalizers"] = json!(finalizers);
-        }
-        object["status"] = status;
-        let mut plan = self.application_plan(stored, encode(object));
-        if let Some(snapshot) = snapshot.filter(|_| fresh) {
-            plan.revision = Some((snapshot.name, snapshot.revision));
-            plan.pieces = snapshot.pieces;
-        }
-        if let Some(next) = next {
-            self.add_placement(&mut plan, uid, next);
-        }
-        self.written_ms.insert(uid.clone(), now.monotonic_ms);
-        self.begin(uid, plan);
-    }
-
-    pub(super) fn application_plan(&self, stored: &StoredApplication, value: Bytes) -> Plan {
-        let key = stored.entry.key.clone();
-        let pointer = Transaction {
-            compares: vec![unchanged(key.clone(), Some(stored.entry.modified))],
-            operations: vec![Operation::Put(key, value)],
-        };
-        Plan { pointer, ..Plan::default() }
-    }
-
-    /// Chunks first, the head with a compare on its predecessor, and the predecessor's chunks deleted with it.
-    pub(super) fn add_placement(&self, plan: &mut Plan, uid: &Uid, next: Placement) {
-        let (chunks, (head, value)) = records::encode(&next);
-        plan.pieces.extend(chunks.into_iter().map(|(key, value)| Operation::Put(key, value)));
-        let known = self.index.placements.get(uid);
-        plan.pointer.compares.push(unchanged(head.clone(), known.map(|known| known.modified)));
-        plan.pointer.operations.push(Operation::Put(head, value));
-        let old = known.into_iter().flat_map(|known| records::chunk_keys(&known.placement));
-        plan.pointer.operations.extend(old.map(Operation::Delete));
-        plan.placement = Some(Arc::new(next));
-    }
-
-    fn status(
-        &self,
-        now: Now,
-        stored: &StoredApplication,
-        previous: &Value,
-        snapshot: Option<&Snapshot>,
-        placement: Option<&Placement>,
-    ) -> Value {
-        let uid = &stored.view.metadata.uid;
-        let newest = self.index.newest(uid).map(|newest| (newest.name.as_str(), newest.revision.as_ref()));
-        let revision = snapshot.map(|snapshot| (snapshot.name.as_str(), snapshot.revision.as_ref())).or(newest);
-        let nothing = BTreeMap::new();
-        let words = |cluster: Uid| {
-            let name = self.fleet.get(&cluster)?.name.clone();
-            let works = self.index.tenants.get(&cluster).map_or(0, BTreeSet::len);
-            let words = self.brake.words(&cluster, &name, works)?;
-            Some((name, words))
-        };
-        let held = self.brake.clusters_of(uid).into_iter().filter_map(words).collect();
-        rollup::status(
-            now,
-            &rollup::Facts {
-                application: &stored.view,
-                previous,
-                revision,
-                placement,
-                reports: self.index.reports.get(uid).unwrap_or(&nothing),
-                clusters: &self.truths,
-                faults: self.render_faults.get(uid).map(|known| known.faults.as_slice()).unwrap_or_default(),
-                plugin: self.plugins.failure(uid),
-                class: self.index.classes.missing(&stored.view.spec.policies),
-                held: &held,
-            },
-        )
-    }
-
-    pub(super) fn status_of_deleted(&self, now: Now, stored: &StoredApplication, placement: &Placement) -> Value {
-        let previous = stored.object()["status"].take();
-        self.status(now, stored, &previous, None, Some(placement))
-    }
-
-    fn tell_of_change(
-        &mut self,
-        now: Now,
-        stored: &StoredApplication,
-        fresh: Option<&Snapshot>,
-        next: Option<&Placement>,
-        before: &Value,
-        after: &Value,
-    ) {
-        if let Some(snapshot) = fresh {
-            let objects: usize = snapshot.revision.components.iter().map(|component| component.manifests.len()).sum();
-            self.tell(now, stored, false, "Rendered", format!("{}: {objects} objects", snapshot.name));
-        }
-        if let Some(next) = next {
-            let sum = after["placement"]["sum"].as_str().unwrap_or_default();
-            if next.unplaced.is_empty() {
-                let names: Vec<_> = next.rows.iter().map(|row| row.cluster_name.as_str()).take(10).collect();
-                self.tell(now, stored, false, "Placed", format!("{sum} in {}", names.join(", ")));
-            }
-            for (component, what) in &next.unplaced {
-                self.tell(now, stored, true, "Unplaced", format!("{component}: {what}"));
-            }
-            if let Some(words) = rollup::making_room(next) {
-                self.tell(now, stored, false, "Preempting", words);
-            }
-            for (component, words) in &next.preempted {
-                self.tell(now, stored, true, "Preempted", format!("{component}: {words}"));
-            }
-        }
-        let (old, new) = (before["status"].as_str().unwrap_or_default(), after["status"].as_str().unwrap_or_default());
-        let message = || {
-            let conditions = after["conditions"].as_array().into_iter().flatten();
-            let ready =
-                conditions.filter(|condition| condition["type"] == "Ready").find_map(|ready| ready["message"].as_str());
-            ready.unwrap_or_default().to_owned()
-        };
-        match new {
-            _ if old == new => {}
-            "running" => self.tell(now, stored, false, "Running", message()),
-            "unhealthy" => self.tell(now, stored, true, "Unhealthy", message()),
-            _ => {}
-        }
-    }
-
-    pub(super) fn tell(
-        &mut self,
-        now: Now,
-        stored: &StoredApplication,
-        warning: bool,
-        reason: &'static str,
-        message: String,
-    ) {
-        let metadata = &stored.view.metadata;
-        let about = About { gvk: APPLICATION.gvk.clone(), name: metadata.object_name(), uid: metadata.uid.clone() };
-        self.note(now, &Note { about, warning, reason: reason.into(), message });
-    }
 }
 
 /// The request that deleted an object.
@@ -607,18 +370,6 @@ pub fn nowhere(stored: &StoredApplication) -> Placement {
         rebalanced: String::new(),
         claims: Vec::new(),
         preempted: BTreeMap::new(),
-    }
-}
-
-/// The revision that a solution's shares are of.
-fn decided_revision<'s>(
-    snapshot: &'s Snapshot,
-    running: Option<&'s RunningRevision>,
-    solution: &Solution,
-) -> (&'s str, &'s Revision) {
-    match running.filter(|_| !solution.outgrown.is_empty()) {
-        Some(running) => (&running.name, &running.revision),
-        None => (&snapshot.name, &snapshot.revision),
     }
 }
 
@@ -653,108 +404,4 @@ fn same_answers(old: &Placement, new: &Placement, waiting: bool) -> bool {
     old.unplaced.keys().eq(new.unplaced.keys())
         && old.refusals.len() == new.refusals.len()
         && old.refusals.iter().zip(&new.refusals).all(same)
-}
-
-fn make_snapshot(now: Now, stored: &StoredApplication, number: u64, key: Key) -> Result<Snapshot, Vec<FieldError>> {
-    let application = &stored.view;
-    let metadata = &application.metadata;
-    let name = format!("{}-v{number}", metadata.name);
-    let rendered = render(application, &name)?;
-    let mut contents: BTreeMap<Digest, Bytes> = BTreeMap::new();
-    let mut address = |value: &Value| {
-        let bytes = Bytes::from(value.to_string());
-        let digest = Digest::of(&bytes);
-        contents.insert(digest, bytes);
-        digest
-    };
-    let components = rendered.components.into_iter().map(|component| RenderedComponent {
-        manifests: component
-            .objects
-            .iter()
-            .filter_map(|object| Some(RenderedManifest { object: ObjectRef::of(object)?, blob: address(object) }))
-            .collect(),
-        name: component.name,
-        type_: component.type_,
-        demand: component.demand,
-        replicas: component.replicas,
-        beside: component.beside,
-        references: component.references,
-    });
-    let components = components.collect();
-    let application_blob = address(&carried(stored));
-    let revision = Revision {
-        application: metadata.object_name(),
-        application_uid: metadata.uid.clone(),
-        number,
-        spec_digest: stored.spec_digest,
-        application_blob,
-        components,
-    };
-    let object = revision_object(now, stored, &name, &revision);
-    let mut pieces: Vec<Operation> = Vec::new();
-    for (digest, bytes) in &contents {
-        let transactions = blobs::transactions(digest, bytes).map_err(|error| {
-            vec![FieldError::new("spec", crate::model::object::FieldErrorKind::TooLong, error.to_string())]
-        })?;
-        pieces.extend(transactions.into_iter().flat_map(|transaction| transaction.operations));
-    }
-    pieces.push(Operation::Put(key, object::encode(&object)));
-    Ok(Snapshot { name, revision: Arc::new(revision), pieces })
-}
-
-/// The Application as every work carries it: enough to make it anew in an empty hub.
-fn carried(stored: &StoredApplication) -> Value {
-    let object = stored.object();
-    let mut metadata = json!({"name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"]});
-    for field in ["labels", "annotations"] {
-        if let Some(map) = object["metadata"].get(field) {
-            metadata[field] = map.clone();
-        }
-    }
-    json!({
-        "apiVersion": APPLICATION.gvk.api_version(),
-        "kind": APPLICATION.gvk.kind,
-        "metadata": metadata,
-        "spec": object["spec"],
-    })
-}
-
-fn revision_object(now: Now, stored: &StoredApplication, name: &str, revision: &Revision) -> Value {
-    let metadata = &stored.view.metadata;
-    let hash = Digest::of(format!("{}\n{name}", metadata.uid).as_bytes()).to_string();
-    json!({
-        "apiVersion": APPLICATION_REVISION.gvk.api_version(),
-        "kind": APPLICATION_REVISION.gvk.kind,
-        "metadata": {
-            "name": name,
-            "namespace": metadata.namespace,
-            "uid": uid_of(&hash),
-            "generation": 1,
-            "creationTimestamp": now.wall.to_string(),
-            "labels": {"app.oam.dev/name": metadata.name},
-            "ownerReferences": [{
-                "apiVersion": APPLICATION.gvk.api_version(),
-                "kind": APPLICATION.gvk.kind,
-                "name": metadata.name,
-                "uid": metadata.uid,
-                "controller": true,
-            }],
-        },
-        "spec": revision,
-    })
-}
-
-/// The stored form; with a status that says less where the whole would not fit.
-fn encode(mut object: Value) -> Bytes {
-    let value = object::encode(&object);
-    if value.len() <= OBJECT_BYTES_MAX {
-        return value;
-    }
-    for (list, detail) in [("services", None), ("appliedResources", None), ("placement", Some("rows"))] {
-        match detail {
-            Some(detail) => object["status"][list][detail] = json!([]),
-            None => object["status"][list] = json!([]),
-        }
-    }
-    object::encode(&object)
 }

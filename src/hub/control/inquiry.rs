@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
-use super::{Controller, applications::RunningRevision, index::StoredApplication};
+use super::{Controller, index::StoredApplication, revisions::RunningRevision};
 use crate::{
     flow::{
         render::render,
@@ -234,6 +234,7 @@ impl Subject {
             placement: self.previous.as_deref()?,
             running: self.running(),
             profiles,
+            neighbours: &self.neighbours,
             scheduler: self.application.spec.other_scheduler(),
             priority: self.priority,
         })

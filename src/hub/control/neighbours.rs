@@ -8,26 +8,27 @@ use std::collections::BTreeSet;
 
 use super::Controller;
 use crate::{
-    flow::schedule::{Named, Neighbour, Neighbours, neighbours::affinity_of},
-    model::{Application, Now, Placement, Uid, application::Affinity},
+    flow::schedule::{
+        Named, Neighbour, Neighbours,
+        neighbours::{affinity_of, matters},
+    },
+    model::{Application, Now, Placement, Uid},
 };
 
 impl Controller {
     /// Nobody, where nothing is said of others.
     pub(super) fn neighbours(&self, application: &Application) -> Neighbours {
-        let (own, asks) = (named(application), affinity_of(&application.spec.policies));
-        let in_reach = |other: &Uid| self.is_beside(other, application);
-        let mut meant: BTreeSet<&Uid> = BTreeSet::new();
-        let speaking = self.index.affinities.iter().filter(|(other, _)| in_reach(other));
-        meant.extend(
-            speaking
-                .filter(|(_, said)| asks.is_some() || said.apart.iter().any(|term| term.means(&own)))
-                .map(|(other, _)| other),
-        );
-        if let Some(asks) = &asks {
-            let others = self.index.applications.iter().filter(|(other, _)| in_reach(other));
-            meant.extend(others.filter(|(_, other)| speaks_of(asks, &named(&other.view))).map(|(other, _)| other));
-        }
+        let (own, asks) = (Named::of(application), affinity_of(&application.spec.policies));
+        let matters = |other: &&Uid| {
+            let Some(known) = self.index.applications.get(*other).filter(|_| self.is_beside(other, application)) else {
+                return false;
+            };
+            matters(&own, asks.as_ref(), &Named::of(&known.view), self.index.affinities.get(*other))
+        };
+        let meant: BTreeSet<&Uid> = match asks {
+            Some(_) => self.index.applications.keys().filter(matters).collect(),
+            None => self.index.affinities.keys().filter(matters).collect(),
+        };
         if meant.is_empty() {
             return Neighbours { own: if asks.is_some() { own } else { Named::default() }, others: Vec::new() };
         }
@@ -37,7 +38,7 @@ impl Controller {
     }
 
     fn neighbour(&self, uid: &Uid) -> Option<Neighbour> {
-        let named = named(&self.index.applications.get(uid)?.view);
+        let named = Named::of(&self.index.applications.get(uid)?.view);
         let stored = self.index.placement(uid);
         let written = self.lanes.get(uid).and_then(|lane| lane.placement.clone());
         let doubted = self.reservations.doubted(uid).map(|doubt| doubt.placement.clone());
@@ -59,10 +60,10 @@ impl Controller {
         for uid in moved {
             // What is gone concerns all who speak of anybody: its name is gone too.
             let application = self.index.applications.get(uid).map(|stored| stored.view.clone());
-            let known = application.as_deref().map(named);
+            let known = application.as_deref().map(Named::of);
             let reached = |other: &Uid| application.as_deref().is_none_or(|moved| self.is_beside(other, moved));
             for (other, said) in self.index.affinities.iter().filter(|(other, _)| reached(other)) {
-                if known.as_ref().is_none_or(|known| speaks_of(said, known)) {
+                if known.as_ref().is_none_or(|known| said.speaks_of(known)) {
                     woken.insert(other.clone());
                 }
             }
@@ -70,7 +71,7 @@ impl Controller {
             for (other, stored) in
                 self.index.applications.iter().filter(|(other, _)| self.is_beside(other, application))
             {
-                if self.waiting.contains(other) && said.apart.iter().any(|term| term.means(&named(&stored.view))) {
+                if self.waiting.contains(other) && said.apart.iter().any(|term| term.means(&Named::of(&stored.view))) {
                     woken.insert(other.clone());
                 }
             }
@@ -86,12 +87,4 @@ impl Controller {
         let (one, other) = (&application.metadata, &other.view.metadata);
         one.namespace == other.namespace && one.name != other.name
     }
-}
-
-fn speaks_of(affinity: &Affinity, named: &Named) -> bool {
-    affinity.with.iter().chain(&affinity.apart).any(|term| term.means(named))
-}
-
-fn named(application: &Application) -> Named {
-    Named { name: application.metadata.name.clone(), labels: application.metadata.labels.clone() }
 }

@@ -189,11 +189,11 @@ impl Controller {
         if !known.is_empty() && self.stand(now, uid, matter.revision_name(), known) {
             return known.to_vec();
         }
-        let lacks_ms = now.monotonic_ms + LACKS_MS;
-        let at_ms = *self.claims.search_ms.entry(uid.clone()).or_insert(lacks_ms);
+        let rests_ms = if known.is_empty() { LACKS_MS } else { 0 };
+        let at_ms = *self.claims.search_ms.entry(uid.clone()).or_insert(now.monotonic_ms + rests_ms);
         if at_ms > now.monotonic_ms || self.claims.searches >= SEARCHES_MAX || self.awaits_sketches(now) {
             self.mark(uid, at_ms.max(now.monotonic_ms + LACKS_MS / 4), true);
-            return Vec::new();
+            return known.to_vec();
         }
         self.claims.searches += 1;
         let (tenancies, others) = self.tenancies(self.index.priority(uid), Some(uid));
@@ -313,17 +313,19 @@ impl Controller {
         let (mut tenancies, mut whole) = (Vec::new(), tenancy(false));
         for component in &revision.components {
             let Some(share) = row.components.get(&component.name) else { continue };
-            // What the member scales leaves at nobody's word.
             let line = report.and_then(|report| report.components.iter().find(|line| line.name == component.name));
+            // What the member scales leaves at nobody's word.
             if line.is_some_and(|line| line.scaled) {
                 continue;
             }
-            let divisible =
-                share.replicas.is_some() && mode_of(&stored.view.spec.policies, &component.name) == "Divided";
+            // Pods that are to go already hold their room until they have: nobody leaves for that once more.
+            let bound = line.and_then(|line| line.replicas).map_or(0, |count| count.bound);
+            let replicas = share.replicas.map(|replicas| replicas.max(bound));
+            let divisible = replicas.is_some() && mode_of(&stored.view.spec.policies, &component.name) == "Divided";
             let mut own = tenancy(true);
             let to = if divisible { &mut own } else { &mut whole };
-            to.components.push((component.name.clone(), share.replicas));
-            to.pods.extend(component.pods(share.replicas).map(|(demand, number)| (demand.clone(), number)));
+            to.components.push((component.name.clone(), replicas));
+            to.pods.extend(component.pods(replicas).map(|(demand, number)| (demand.clone(), number)));
             if divisible && component.demand.is_some() {
                 tenancies.push(own);
             }

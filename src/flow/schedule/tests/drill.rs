@@ -12,6 +12,7 @@ struct App {
     policies: Vec<Policy>,
     components: Vec<RenderedComponent>,
     placement: Placement,
+    neighbours: Neighbours,
 }
 
 fn app(name: &str, shares: &[(&str, u32)]) -> App {
@@ -38,7 +39,13 @@ fn app(name: &str, shares: &[(&str, u32)]) -> App {
         preempted: BTreeMap::new(),
     };
     let total = shares.iter().map(|(_, replicas)| replicas).sum();
-    App { name, policies: divided(), components: vec![component("web", total)], placement }
+    App {
+        name,
+        policies: divided(),
+        components: vec![component("web", total)],
+        placement,
+        neighbours: Neighbours::NONE,
+    }
 }
 
 fn drilled(rooms: &[(&str, u32)], apps: &[App], losing: &[&str]) -> Drill {
@@ -50,8 +57,18 @@ fn drilled(rooms: &[(&str, u32)], apps: &[App], losing: &[&str]) -> Drill {
 
 fn tenants<'a>(apps: &'a [App], profiles: &'a Profiles) -> Vec<Tenant<'a>> {
     let tenant = |app: &'a App| {
-        let App { name, policies, components, placement } = app;
-        Tenant { name, policies, components, placement, running: None, profiles, scheduler: None, priority: 0 }
+        let App { name, policies, components, placement, neighbours } = app;
+        Tenant {
+            name,
+            policies,
+            components,
+            placement,
+            running: None,
+            profiles,
+            neighbours,
+            scheduler: None,
+            priority: 0,
+        }
     };
     apps.iter().map(tenant).collect()
 }
@@ -83,6 +100,29 @@ fn who_has_least_left_is_helped_first_and_leaves_the_rest_to_the_next() {
     let total = &told.total;
     assert_eq!((total.lost, total.replaced, total.unplaced, total.moved), (5, 5, 0, 0));
     assert_eq!((total.applications, total.short, total.down), (3, 0, 0));
+}
+
+/// Of others it sees where they are by then, not where they were.
+#[test]
+fn who_keeps_apart_or_together_does_so_in_a_drill() {
+    let neighbour = |name: &str, clusters: &[&str]| {
+        let placed: BTreeSet<Uid> = clusters.iter().map(|name| uid_of(name)).collect();
+        let named = Named { name: name.into(), ..Named::default() };
+        Neighbour { named, affinity: Default::default(), present: placed.clone(), placed }
+    };
+    for (key, expected) in [("apart", "us"), ("with", "ap")] {
+        // The first goes to where most room is.
+        let mut second = app("second", &[("eu", 1)]);
+        second.policies =
+            vec![policy("placement", json!({"mode": "Divided", "affinity": {key: [{"application": "first"}]}}))];
+        let own = Named { name: "second".into(), ..Named::default() };
+        second.neighbours = Neighbours { own, others: vec![neighbour("first", &["eu"])] };
+        let told = drilled(&[("ap", 9), ("eu", 9), ("us", 4)], &[app("first", &[("eu", 1)]), second], &["eu"]);
+        let changes = &told.applications[1].components[0].changes;
+        let gained: Vec<&str> =
+            changes.iter().filter(|change| change.to > 0).map(|change| change.cluster.as_str()).collect();
+        assert_eq!((told.applications[0].name.as_str(), gained), ("first", vec![expected]), "{key}");
+    }
 }
 
 #[test]

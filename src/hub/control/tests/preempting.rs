@@ -216,24 +216,100 @@ fn nobody_else_is_named_while_pods_take_their_time_to_end() {
     assert_eq!((sum(&world, &low), sum(&world, &mid), sum(&world, &high)), (0, 5, 5));
 }
 
+/// Longer than the last of them may take once all but those that stay have left.
+#[test]
+fn nobody_else_is_named_while_more_pods_are_bound_than_may_be() {
+    let mut world = World::with(&[("eu", 10)]);
+    class(&mut world, "high", 100);
+    class(&mut world, "mid", 50);
+    let (low, mid) = (world.apply("low", 5, divided("")), world.apply("mid", 5, divided("mid")));
+    world.settle();
+    world.agent("eu").up = false;
+    let high = world.apply("high", 3, divided("high"));
+    world.settle();
+    world.agent("eu").ending = 3;
+    world.agent("eu").up = true;
+    world.pass(200_000);
+    assert_eq!((sum(&world, &low), sum(&world, &mid), sum(&world, &high)), (2, 5, 0));
+    world.agent("eu").ending = 0;
+    world.settle();
+    assert_eq!((sum(&world, &low), sum(&world, &mid), sum(&world, &high)), (2, 5, 3));
+}
+
 #[test]
 fn who_was_named_and_is_more_important_by_now_stays() {
     let mut world = World::with(&[("eu", 10)]);
     class(&mut world, "high", 100);
     class(&mut world, "top", 200);
-    let (one, two) = (world.apply("one", 5, divided("")), world.apply("two", 5, divided("")));
+    let both = [world.apply("one", 5, divided("")), world.apply("two", 5, divided(""))];
     world.settle();
     // The claim is being written, and nobody has left.
-    world.backlog = Some(Vec::new());
     let high = world.apply("high", 5, divided("high"));
+    world.pass(1_000);
+    while world.placement(&high).is_none_or(|placement| placement.claims.is_empty()) {
+        world.agent("eu").up = false;
+        world.pass(5);
+    }
+    let named = world.placement(&high).expect("a placement").claims[0].victims[0].application.name.clone();
+    world.apply(&named, 5, divided("top"));
+    world.agent("eu").up = true;
+    world.pass(6_000);
+    let sums = both.each_ref().map(|application| sum(&world, application));
+    assert_eq!((sums[usize::from(named == "two")], sums[usize::from(named == "one")], sum(&world, &high)), (5, 0, 5));
+}
+
+#[test]
+fn an_edit_of_what_waits_is_an_edit_of_what_it_claims() {
+    let (mut world, low) = full(10, 10);
+    world.agent("eu").up = false;
+    let high = world.apply("high", 6, divided("high"));
     world.settle();
-    world.catch_up();
-    world.backlog = Some(Vec::new());
-    world.apply("one", 5, divided("top"));
+    assert_eq!(sum(&world, &low), 4);
+    world.apply("high", 2, divided("high"));
+    world.pass(20_000);
+    world.agent("eu").up = true;
     world.settle();
-    world.catch_up();
+    assert_eq!((sum(&world, &low), sum(&world, &high)), (4, 2), "what leaves already is enough");
+}
+
+/// What leaves for the one is not seen yet, and is not asked of others again.
+#[test]
+fn a_cluster_makes_room_for_one_at_a_time() {
+    let mut world = World::with(&[("eu", 20)]);
+    class(&mut world, "high", 100);
+    let low = [world.apply("one", 10, divided("")), world.apply("two", 10, divided(""))];
     world.settle();
-    assert_eq!((sum(&world, &one), sum(&world, &two), sum(&world, &high)), (5, 0, 5));
+    world.agent("eu").up = false;
+    let first = world.apply("first", 6, divided("high"));
+    world.settle();
+    let second = world.apply("second", 2, divided("high"));
+    world.pass(20_000);
+    let left = |world: &World| low.iter().map(|application| sum(world, application)).sum::<u32>();
+    assert_eq!(left(&world), 14);
+    world.agent("eu").up = true;
+    world.pass(30_000);
+    assert_eq!((left(&world), sum(&world, &first), sum(&world, &second)), (12, 6, 2));
+}
+
+/// Nobody takes away what a member's autoscaler set.
+#[test]
+fn what_a_member_scales_is_no_victim() {
+    let (mut world, low) = full(10, 10);
+    world.agent("eu").scales = true;
+    world.settle();
+    world.apply("high", 6, divided("high"));
+    world.pass(20_000);
+    assert_eq!(sum(&world, &low), 10);
+}
+
+#[test]
+fn what_lacks_room_for_a_moment_takes_none_from_anybody() {
+    let (mut world, low) = full(10, 10);
+    let high = world.apply("high", 6, divided("high"));
+    world.pass(500);
+    world.join("us", 10);
+    world.settle();
+    assert_eq!((sum(&world, &low), sum(&world, &high)), (10, 6));
 }
 
 /// One cluster makes room for one after the other.

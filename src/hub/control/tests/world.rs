@@ -60,8 +60,10 @@ pub struct Agent {
     pub room: i64,
     /// What it starts does not become ready.
     pub unready: bool,
-    /// Pods that nobody wants any more and that are still there.
+    /// Pods that nobody wants any more and that are still there: of each Deployment, as reports say, and in all.
     pub ending: i64,
+    /// Its member has autoscalers for all that runs there.
+    pub scales: bool,
     /// Its member says no to whatever is applied.
     pub refuses: bool,
     pub works: BTreeMap<Uid, Work>,
@@ -437,7 +439,8 @@ impl Agent {
         let count = |object: &ObjectRef| {
             let replicas = self.objects.get(object).map_or(0, |(_, replicas)| *replicas);
             let ready = if self.unready { 0 } else { replicas };
-            ReplicaCount { desired: replicas, ready, updated: replicas, bound: replicas }
+            let bound = replicas + self.ending as u32;
+            ReplicaCount { desired: replicas, ready, updated: replicas, bound }
         };
         let mut components: Vec<ComponentReport> = Vec::new();
         for manifest in &work.manifests {
@@ -461,6 +464,7 @@ impl Agent {
                     name: manifest.component.clone(),
                     healthy: replicas.ready == replicas.desired,
                     replicas: Some(replicas),
+                    scaled: self.scales,
                     workloads: if workloads.len() > 1 { workloads } else { Vec::new() },
                     ..ComponentReport::default()
                 });
