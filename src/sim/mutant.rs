@@ -64,7 +64,7 @@ impl Mutant {
         (Self::OwnershipIgnored, 90..=129),
         (Self::RepairsForever, 1..=10),
         (Self::ReservationsIgnored, 30..=89),
-        (Self::HealthAssumed, 60..=129),
+        (Self::HealthAssumed, 75..=129),
         (Self::DrainsSaidDone, 30..=89),
         (Self::SilenceEvicts, 3..=12),
         (Self::HubWritesSpec, 1..=10),
