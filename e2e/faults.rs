@@ -336,7 +336,12 @@ fn a_rolling_restart_fails_no_write_and_leaves_no_gap_in_a_watch() {
     });
     runtime.block_on(make_registers(&clients[0]));
     let over = Arc::new(AtomicBool::new(false));
-    let watching = runtime.spawn(watch(clients.clone(), over.clone()));
+    // From before the first write: what the watch begins with it would not be told of.
+    let version = runtime.block_on(async {
+        let api: Api<Namespace> = Api::all(clients[0].clone());
+        api.list(&kube::api::ListParams::default()).await.expect("listed").metadata.resource_version.expect("a version")
+    });
+    let watching = runtime.spawn(watch(clients.clone(), version, over.clone()));
     let writing = runtime.spawn(count(clients, over.clone()));
     for at in 0..REPLICAS {
         std::thread::sleep(PEACE);
@@ -378,11 +383,8 @@ async fn count(clients: Vec<Client>, over: Arc<AtomicBool>) -> u64 {
 }
 
 /// All values of the register, in the order in which a watch told of them that moves on when its replica stops.
-async fn watch(clients: Vec<Client>, over: Arc<AtomicBool>) -> Vec<u64> {
+async fn watch(clients: Vec<Client>, mut version: String, over: Arc<AtomicBool>) -> Vec<u64> {
     use futures::StreamExt;
-    let api: Api<Namespace> = Api::all(clients[0].clone());
-    let mut version =
-        api.list(&kube::api::ListParams::default()).await.expect("listed").metadata.resource_version.unwrap();
     let (mut seen, mut at, mut quiet) = (Vec::new(), 0, 0);
     // A little longer than the writer, for what is still to be told.
     while quiet < 20 {

@@ -76,6 +76,8 @@ pub struct Checker {
     heard: BTreeMap<Uid, u64>,
     /// Clusters that are stored as silent.
     silent: BTreeSet<Key>,
+    /// Names of clusters, and since when they are there.
+    joined_ms: BTreeMap<String, u64>,
     /// Every Application is divided by room.
     pub divided_only: bool,
 }
@@ -101,6 +103,8 @@ struct Shape {
 
 /// A person's word explains what happens within this time.
 pub const INTENT_MS: u64 = 60_000;
+/// So long a cluster may be there before every status speaks of it.
+const SEEN_MS: u64 = 10_000;
 
 impl Checker {
     pub fn violate(&mut self, at_ms: u64, rule: u8, what: String) {
@@ -120,7 +124,7 @@ impl Checker {
                 self.handing.told(&application, before.as_ref(), after.as_ref(), sites);
             }
             if change.key.as_str().starts_with(&keys::prefix(&kinds::CLUSTER, None)) {
-                self.cluster_changed(author, change);
+                self.cluster_changed(now_ms, author, change);
             }
             let is_application = change.key.as_str().starts_with(&keys::prefix(&kinds::APPLICATION, None));
             if author == Author::Person && is_application {
@@ -131,6 +135,7 @@ impl Checker {
                 }
             }
             if author == Author::Hub && is_application {
+                self.told(now_ms, read(&change.current));
                 let spec = |entry: &Option<crate::store::Entry>| read(entry).map(|value| value["spec"].clone());
                 if let Some(after) = spec(&change.current)
                     && spec(&change.previous) != Some(after)
@@ -206,7 +211,21 @@ impl Checker {
         }
     }
 
-    fn cluster_changed(&mut self, author: Author, change: &Change) {
+    /// Rule 12, of what the hub says of an Application: of every cluster that it has had time to see.
+    fn told(&mut self, now_ms: u64, application: Option<Value>) {
+        let Some(application) = application.filter(|application| is_decided(application)) else { return };
+        let seen = self.joined_ms.iter().filter(|(_, joined_ms)| **joined_ms + SEEN_MS <= now_ms);
+        let untold = unexplained(&application, seen.map(|(name, _)| name.as_str()));
+        untold.into_iter().for_each(|what| self.violate(now_ms, 12, what));
+    }
+
+    fn cluster_changed(&mut self, now_ms: u64, author: Author, change: &Change) {
+        let name = |value: Value| value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        match (read(&change.previous).map(name), read(&change.current).map(name)) {
+            (None, Some(name)) => drop(self.joined_ms.insert(name, now_ms)),
+            (Some(name), None) => drop(self.joined_ms.remove(&name)),
+            _ => {}
+        }
         if read(&change.current).is_some_and(|value| is_silent(&value)) {
             self.silent.insert(change.key.clone());
         } else {
@@ -560,12 +579,15 @@ impl World {
         self.group.check_states();
         found.extend(self.group.check.violations.drain(..).map(|violation| (7, violation.to_string())));
         found.extend(self.untold().into_iter().map(|what| (15, what)));
-        let clusters = self.objects(&kinds::CLUSTER);
+        let name = |cluster: Value| cluster["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let clusters: Vec<String> = self.objects(&kinds::CLUSTER).into_iter().map(name).collect();
         for application in self.objects(&kinds::APPLICATION) {
             if application["metadata"].get("deletionTimestamp").is_some() {
                 found.push((8, format!("{} is still being deleted", application["metadata"]["name"])));
             } else {
-                found.extend(unexplained(&application, &clusters).into_iter().map(|what| (12, what)));
+                found.extend(
+                    unexplained(&application, clusters.iter().map(String::as_str)).into_iter().map(|what| (12, what)),
+                );
             }
         }
         found.extend(self.said_empty().into_iter().map(|what| (15, what)));
@@ -647,18 +669,25 @@ impl World {
 }
 
 /// Rule 12: a status says of every component and cluster that it is placed there, or why not.
-fn unexplained(application: &Value, clusters: &[Value]) -> Vec<String> {
+fn unexplained<'c>(application: &Value, clusters: impl Iterator<Item = &'c str>) -> Vec<String> {
     let placement = &application["status"]["placement"];
-    let told = |cluster: &Value, component: &Value| {
+    let told = |cluster: &str, component: &Value| {
         let lines = ["rows", "refusals"].iter().flat_map(|list| placement[list].as_array().into_iter().flatten());
         let explains = |line: &&Value| line["reason"].as_str().is_some_and(|reason| !reason.is_empty());
         lines.filter(explains).any(|line| line["cluster"] == *cluster && line["component"] == *component)
     };
     let components = application["spec"]["components"].as_array().into_iter().flatten();
-    let names = components.map(|component| &component["name"]);
-    let pairs = names.flat_map(|name| clusters.iter().map(move |cluster| (&cluster["metadata"]["name"], name)));
+    let names: Vec<&Value> = components.map(|component| &component["name"]).collect();
+    let pairs = clusters.flat_map(|cluster| names.iter().map(move |name| (cluster, *name)));
     let untold = pairs.filter(|(cluster, name)| !told(cluster, name));
     untold.map(|(cluster, name)| format!("nothing says why {cluster} got nothing of {name}: {placement}")).collect()
+}
+
+/// Whether a status tells of a decision about what is asked for now.
+fn is_decided(application: &Value) -> bool {
+    application["metadata"].get("deletionTimestamp").is_none()
+        && application["status"].get("placement").is_some()
+        && application["status"]["observedGeneration"] == application["metadata"]["generation"]
 }
 
 /// The object as it is called in the member.

@@ -265,8 +265,8 @@ impl Controller {
             && bound.is_some_and(|bound| bound <= victim.keeps())
     }
 
-    /// What Applications of lower priority than `application`'s have in clusters that could get something new, and whether
-    /// there are more that cannot be asked now.
+    /// What Applications of lower priorities have in clusters that could get something new, and whether there are more that
+    /// cannot be asked now: those that move, and those in clusters where somebody else than `application` claims room.
     pub(super) fn tenancies(&self, priority: i32, application: Option<&Uid>) -> (Vec<Tenancy>, bool) {
         let (mut tenancies, mut others) = (Vec::new(), false);
         for uid in self.index.lower(priority) {
