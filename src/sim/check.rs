@@ -213,7 +213,7 @@ impl Checker {
 
     /// Rule 12, of what the hub says of an Application: of every cluster that it has had time to see.
     fn told(&mut self, now_ms: u64, application: Option<Value>) {
-        let Some(application) = application.filter(|application| is_decided(application)) else { return };
+        let Some(application) = application.filter(is_decided) else { return };
         let seen = self.joined_ms.iter().filter(|(_, joined_ms)| **joined_ms + SEEN_MS <= now_ms);
         let untold = unexplained(&application, seen.map(|(name, _)| name.as_str()));
         untold.into_iter().for_each(|what| self.violate(now_ms, 12, what));
